@@ -1,0 +1,63 @@
+"""Bone Soup for TRL, PEFT and mergekit: train a few backbones once, then serve every preference.
+
+The public names are loaded on first use, so that `import trl_bonesoup` loads no torch.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "BoneSoup": "trl_bonesoup.soup.lora",
+    "BoneSoupError": "trl_bonesoup.errors",
+    "Front": "trl_bonesoup.front.front",
+    "MultiRewardPPOConfig": "trl_bonesoup.training.config",
+    "MultiRewardPPOTrainer": "trl_bonesoup.training.trainer",
+    "SoupManifest": "trl_bonesoup.manifest",
+    "circulant_weights": "trl_bonesoup.weights",
+    "evaluate_front": "trl_bonesoup.front.evaluate",
+    "merging_coefficients": "trl_bonesoup.weights",
+    "seek": "trl_bonesoup.training.seek",
+    "simplex_grid": "trl_bonesoup.weights",
+    "sweep": "trl_bonesoup.soup.sweep",
+}
+
+__all__ = [  # noqa: RUF022  (the order of the names in the documentation)
+    "circulant_weights",
+    "merging_coefficients",
+    "simplex_grid",
+    "MultiRewardPPOConfig",
+    "MultiRewardPPOTrainer",
+    "seek",
+    "SoupManifest",
+    "BoneSoup",
+    "sweep",
+    "Front",
+    "evaluate_front",
+    "BoneSoupError",
+]
+
+if TYPE_CHECKING:
+    from trl_bonesoup.errors import BoneSoupError
+    from trl_bonesoup.front.evaluate import evaluate_front
+    from trl_bonesoup.front.front import Front
+    from trl_bonesoup.manifest import SoupManifest
+    from trl_bonesoup.soup.lora import BoneSoup
+    from trl_bonesoup.soup.sweep import sweep
+    from trl_bonesoup.training.config import MultiRewardPPOConfig
+    from trl_bonesoup.training.seek import seek
+    from trl_bonesoup.training.trainer import MultiRewardPPOTrainer
+    from trl_bonesoup.weights import circulant_weights, merging_coefficients, simplex_grid
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES})

@@ -1,0 +1,188 @@
+"""soup.json: the one record of what was trained, from which merging, sweeps, evaluation and cards start."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Literal
+
+import numpy as np
+from numpy.typing import ArrayLike
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from trl_bonesoup.errors import ManifestError, WeightsError
+from trl_bonesoup.weights import (
+    FloatArray,
+    check_combination_weights,
+    check_preference,
+    merging_coefficients,
+)
+
+FORMAT_VERSION = 1
+FILE_NAME = "soup.json"
+MAX_BYTES = 1_000_000
+"""A soup.json of more than a megabyte is not one of ours."""
+
+Preference = Mapping[str, float] | Sequence[float] | ArrayLike
+
+__all__ = ["Backbone", "BaseModelRef", "Objective", "Preference", "ScoreStatistics", "SoupManifest"]
+
+_Name = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]+$")]
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class BaseModelRef(_Record):
+    """The model that every backbone started from."""
+
+    id: _Name
+    """Hub id, absolute path, or a path relative to the folder of soup.json."""
+    revision: str | None = None
+    """Commit hash on the Hub, if the model came from there."""
+
+
+class ScoreStatistics(_Record):
+    """Mean and standard deviation by which an objective's scores were normalised before weighting."""
+
+    mean: float
+    std: Annotated[float, Field(gt=0)]
+
+
+class Objective(_Record):
+    """Something that users care about, measured by one reward function."""
+
+    name: _Name
+    reward: _Name
+    """Where the reward function is found: `module:attribute`, a Hub id, or its own name."""
+    normalization: ScoreStatistics | None = None
+
+
+class Backbone(_Record):
+    """One policy, trained on one column of the combination weights."""
+
+    path: _Name
+    """Hub id, or a path relative to the folder of soup.json."""
+    kind: Literal["adapter", "full"]
+    steps: Annotated[int, Field(ge=0)] = 0
+    """Optimizer steps it was trained for."""
+    seed: int | None = None
+
+
+class SoupManifest(_Record):
+    """What was trained, in the order that preferences and columns of B refer to.
+
+    `combination_weights` is B row by row; column j belongs to `backbones[j]`.
+    """
+
+    format_version: Literal[1] = 1
+    base_model: BaseModelRef
+    objectives: Annotated[tuple[Objective, ...], Field(min_length=2)]
+    combination_weights: tuple[tuple[float, ...], ...]
+    backbones: tuple[Backbone, ...]
+    training: dict[str, bool | int | float | str | None] = {}
+    """The trainer settings that differ between recipes, for people to read."""
+    versions: dict[str, str] = {}
+    """Versions of the libraries that trained it."""
+
+    @field_validator("objectives", "combination_weights", "backbones", mode="before")
+    @classmethod
+    def _tuples(cls, value: object) -> object:
+        if isinstance(value, np.ndarray):
+            value = value.tolist()
+        if isinstance(value, list):
+            return tuple(tuple(item) if isinstance(item, list) else item for item in value)
+        return value
+
+    @model_validator(mode="after")
+    def _consistent(self) -> SoupManifest:
+        names = self.objective_names
+        if len(set(names)) != len(names):
+            raise ValueError(f"objective names must differ; got {list(names)}")
+        weights = check_combination_weights(self.combination_weights)
+        if not len(weights) == len(names) == len(self.backbones):
+            raise ValueError(
+                f"{len(names)} objectives, {len(self.backbones)} backbones and {weights.shape} combination weights "
+                "do not fit together: there is one column and one backbone for each objective"
+            )
+        return self
+
+    @property
+    def objective_names(self) -> tuple[str, ...]:
+        """Names of the objectives, in order."""
+        return tuple(objective.name for objective in self.objectives)
+
+    @property
+    def weights(self) -> FloatArray:
+        """B as an array of shape (N, N)."""
+        return np.array(self.combination_weights, dtype=np.float64)
+
+    def preference(self, preference: Preference) -> FloatArray:
+        """Return μ as an array, from numbers in the order of the objectives or from a dict by name.
+
+        Args:
+            preference: shape (N,) or (K, N), or a mapping in which missing objectives count as 0.
+
+        Raises:
+            WeightsError: for an unknown name or a preference off the simplex.
+        """
+        if isinstance(preference, Mapping):
+            unknown = set(preference) - set(self.objective_names)
+            if unknown:
+                raise WeightsError(
+                    f"Unknown objective(s) {sorted(unknown)} in the preference; "
+                    f"this soup has {list(self.objective_names)}."
+                )
+            preference = [preference.get(name, 0.0) for name in self.objective_names]
+        return check_preference(preference, len(self.objectives))
+
+    def coefficients(self, preference: Preference, extrapolation: float | Sequence[float] = 0.0) -> FloatArray:
+        """Return the merging coefficients λ of a preference; see `trl_bonesoup.merging_coefficients`."""
+        return merging_coefficients(self.weights, self.preference(preference), extrapolation)
+
+    def save(self, folder: str | Path) -> Path:
+        """Write soup.json into `folder`, completely or not at all, and return its path."""
+        target = Path(folder) / FILE_NAME
+        target.parent.mkdir(parents=True, exist_ok=True)
+        beside = target.with_name(f".{FILE_NAME}.{os.getpid()}")
+        beside.write_text(self.model_dump_json(indent=2) + "\n", encoding="utf-8")
+        beside.replace(target)
+        return target
+
+    @classmethod
+    def load(cls, path: str | Path) -> SoupManifest:
+        """Read a soup.json, given as the file or as its folder.
+
+        Raises:
+            ManifestError: if there is none, or it is not a valid one of this format version.
+        """
+        file = Path(path)
+        if file.is_dir():
+            file = file / FILE_NAME
+        if not file.is_file():
+            raise ManifestError(
+                f"There is no {FILE_NAME} at {file}. It is written when `seek` has trained every backbone: "
+                "run the same `seek` again to finish, or check the path."
+            )
+        if file.stat().st_size > MAX_BYTES:
+            raise ManifestError(f"{file} has {file.stat().st_size} bytes; a {FILE_NAME} has at most {MAX_BYTES}.")
+        try:
+            data = json.loads(file.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ManifestError(f"{file} is not valid JSON: {error}.") from error
+        version = data.get("format_version") if isinstance(data, dict) else None
+        if version != FORMAT_VERSION:
+            raise ManifestError(
+                f"{file} has format version {version!r}; this version of trl-bonesoup reads {FORMAT_VERSION}. "
+                "A newer file needs a newer trl-bonesoup."
+            )
+        try:
+            return cls.model_validate(data)
+        except ValidationError as error:
+            problems = "; ".join(
+                f"{'.'.join(map(str, item['loc'])) or 'soup'}: {item['msg']}" for item in error.errors()
+            )
+            raise ManifestError(f"{file} is not a valid {FILE_NAME}: {problems}.") from error
