@@ -1,0 +1,102 @@
+"""Bringing the scores of different objectives to one scale before the combination weights mix them.
+
+Axis letters: B completion, N objective. A missing score is NaN.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+class ScoreNormalizer:
+    """Subtracts a mean and divides by a standard deviation, per objective.
+
+    Args:
+        num_objectives: N.
+        mode: "running" learns both from every batch it is shown, "fixed" uses `mean` and `std`,
+            "none" leaves scores as they are.
+        mean, std: for "fixed", N numbers each, in the objective's own units; std > 0.
+
+    The running variance follows Chan et al. 1979 (pairwise update), so that batches of any size
+    give what one pass over all scores would.
+    """
+
+    def __init__(
+        self,
+        num_objectives: int,
+        mode: str = "running",
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+    ):
+        self.mode = mode
+        self.count_N = torch.zeros(num_objectives, dtype=torch.float64)
+        self.mean_N = torch.zeros(num_objectives, dtype=torch.float64)
+        self.squares_N = torch.zeros(num_objectives, dtype=torch.float64)
+        self._fixed_std_N: Tensor | None = None
+        if mode == "fixed":
+            assert mean is not None and std is not None
+            self.mean_N = torch.tensor(mean, dtype=torch.float64)
+            self._fixed_std_N = torch.tensor(std, dtype=torch.float64)
+
+    @property
+    def std_N(self) -> Tensor:
+        """Standard deviations in use, (N,). 1 where fewer than two scores, or only equal ones, were seen."""
+        if self._fixed_std_N is not None:
+            return self._fixed_std_N
+        std_N = (self.squares_N / self.count_N.clamp(min=1.0)).sqrt()
+        return torch.where(std_N > 1e-8, std_N, torch.ones_like(std_N))
+
+    def update(self, scores_BN: Tensor) -> None:
+        """Learn from a batch of raw scores; does nothing unless the mode is "running"."""
+        if self.mode != "running":
+            return
+        scores_BN = scores_BN.detach().to("cpu", torch.float64)
+        present_BN = ~scores_BN.isnan()
+        count_N = present_BN.sum(dim=0).to(torch.float64)
+        safe_BN = scores_BN.nan_to_num(nan=0.0)
+        mean_N = safe_BN.sum(dim=0) / count_N.clamp(min=1.0)
+        squares_N = ((safe_BN - mean_N).square() * present_BN).sum(dim=0)
+        total_N = self.count_N + count_N
+        shift_N = mean_N - self.mean_N
+        share_N = count_N / total_N.clamp(min=1.0)
+        self.mean_N = self.mean_N + shift_N * share_N
+        self.squares_N = self.squares_N + squares_N + shift_N.square() * self.count_N * share_N
+        self.count_N = total_N
+
+    def __call__(self, scores_BN: Tensor) -> Tensor:
+        """Return normalised scores, (B, N); NaN stays NaN."""
+        if self.mode == "none":
+            return scores_BN
+        return (scores_BN - self.mean_N.to(scores_BN)) / self.std_N.to(scores_BN)
+
+    def state_dict(self) -> dict[str, list[float]]:
+        """Return everything that `load_state_dict` needs, as plain numbers."""
+        return {
+            "count": self.count_N.tolist(),
+            "mean": self.mean_N.tolist(),
+            "squares": self.squares_N.tolist(),
+        }
+
+    def load_state_dict(self, state: dict[str, list[float]]) -> None:
+        """Continue from a saved state."""
+        self.count_N = torch.tensor(state["count"], dtype=torch.float64)
+        self.mean_N = torch.tensor(state["mean"], dtype=torch.float64)
+        self.squares_N = torch.tensor(state["squares"], dtype=torch.float64)
+
+
+def combine_scores(scores_BN: Tensor, column_N: Tensor) -> Tensor:
+    """Return the weighted score of each completion, (B,): Σ_i w_i s_i with w a column of B.
+
+    An objective without a score (NaN) is left out and the other weights are scaled up to the same
+    sum; a completion without any weighted score is NaN.
+
+    Source: Bone Soups, Section 3.2 (the backbone rewards).
+    """
+    present_BN = ~scores_BN.isnan()
+    weights_BN = column_N.to(scores_BN) * present_BN
+    available_B = weights_BN.sum(dim=1)
+    combined_B = (scores_BN.nan_to_num(nan=0.0) * weights_BN).sum(dim=1) * column_N.to(scores_BN).sum() / available_B
+    return torch.where(available_B > 0, combined_B, torch.full_like(combined_B, float("nan")))

@@ -1,0 +1,61 @@
+"""Reward functions as text: what soup.json records and what commands take."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+from collections.abc import Callable
+from typing import Any
+
+from trl_bonesoup.errors import ConfigurationError
+from trl_bonesoup.rewards.protocol import reward_name
+
+BUILT_IN = ("positivity", "brevity", "plainness")
+"""Names of the scorers in `trl_bonesoup.rewards.offline`, which a spec may use alone."""
+
+
+def load_reward(spec: str) -> Callable[..., Any]:
+    """Return the reward function that a spec names.
+
+    Args:
+        spec: a built-in scorer ("positivity", "brevity", "plainness") or `module:attribute`.
+            Importing a module runs its code, so take specs from people, not from files of others.
+
+    Raises:
+        ConfigurationError: if it has another form, or names nothing callable.
+    """
+    if spec in BUILT_IN:
+        spec = f"trl_bonesoup.rewards.offline:{spec}"
+    module_name, _, attribute = spec.partition(":")
+    if not module_name or not attribute:
+        raise ConfigurationError(
+            f"A reward is one of {', '.join(BUILT_IN)}, or module:attribute such as my_rewards:helpful; got {spec!r}."
+        )
+    try:
+        found: Any = importlib.import_module(module_name)
+    except ImportError as error:
+        raise ConfigurationError(f"The module of reward {spec!r} cannot be imported: {error}.") from error
+    for part in attribute.split("."):
+        found = getattr(found, part, None)
+    if not callable(found):
+        raise ConfigurationError(f"Reward {spec!r} is not a callable in module {module_name}.")
+    return found
+
+
+def reward_spec(reward_func: Any) -> str:
+    """Return what soup.json says about a reward function: the inverse of `load_reward` where there is one.
+
+    A Hub id stays as it is; a function defined in a script or a lambda is recorded by its name only.
+    """
+    if isinstance(reward_func, str):
+        return reward_func
+    if isinstance(reward_func, functools.partial):
+        settings = ", ".join(f"{key}={value!r}" for key, value in sorted(reward_func.keywords.items()))
+        return f"{reward_spec(reward_func.func)}({settings})"
+    module = getattr(reward_func, "__module__", "__main__")
+    qualified = getattr(reward_func, "__qualname__", "")
+    if module in ("__main__", "builtins") or not qualified or "<" in qualified:
+        return reward_name(reward_func)
+    if module == "trl_bonesoup.rewards.offline":
+        return qualified
+    return f"{module}:{qualified}"

@@ -1,0 +1,430 @@
+"""MultiRewardPPOTrainer: TRL's GRPOTrainer with a critic instead of groups, on one weighted mixture of rewards.
+
+What differs from GRPOTrainer, and nothing else does:
+
+- advantages are per token, from a value head on the policy's own trunk and GAE;
+- the KL penalty is part of the reward at each token, the score is added at the last one;
+- each objective's score is normalised before the weights of one backbone mix them;
+- the loss is PPO's: clipped ratio, clipped value, optional entropy bonus.
+
+Axis letters: B sequence, T completion token, N objective.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from numpy.typing import ArrayLike
+from torch import Tensor, nn
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+from trl import GRPOTrainer
+from trl.models.utils import disable_gradient_checkpointing
+from trl.trainer.utils import use_adapter
+
+from trl_bonesoup.errors import ConfigurationError, RewardError
+from trl_bonesoup.manifest import ScoreStatistics
+from trl_bonesoup.rewards.normalization import ScoreNormalizer, combine_scores
+from trl_bonesoup.rewards.protocol import checked_reward
+from trl_bonesoup.rewards.protocol import objective_names as distinct_names
+from trl_bonesoup.training.config import MultiRewardPPOConfig
+from trl_bonesoup.training.critic import ValueHead, ZeroCriticGrad, value_tap
+from trl_bonesoup.training.gae import (
+    explained_variance,
+    generalized_advantage_estimation,
+    masked_moments,
+    token_rewards,
+    whiten,
+)
+from trl_bonesoup.training.inputs import check_dataset, check_normalization, training_column
+from trl_bonesoup.training.losses import KLController, policy_loss, value_loss
+from trl_bonesoup.training.resume import EpochSampler, SaveAtRollouts, load_state, save_state
+from trl_bonesoup.training.upstream import require_tested_trl
+
+_MULTIMODAL_KEYS = (
+    "pixel_values",
+    "image_grid_thw",
+    "num_images",
+    "pixel_attention_mask",
+    "spatial_shapes",
+    "num_tiles",
+    "image_sizes",
+    "token_type_ids",
+    "mm_token_type_ids",
+    "image_position_ids",
+)
+
+
+class MultiRewardPPOTrainer(GRPOTrainer):
+    """Trains one backbone with PPO on one column of the combination weights.
+
+    Args:
+        model: a Hub id, a path, a `PreTrainedModel` or a `PeftModel`, as in `GRPOTrainer`.
+        reward_funcs: one reward function, or a list with one per objective; callables in TRL's
+            protocol (also async), reward models, or ids of reward models. The list is not changed.
+        combination_weights: B of shape (N, N), of which column `backbone` is trained on, or one
+            column of shape (N,): a preference gives MORLHF, a unit vector a single-reward expert.
+            Left out, all objectives weigh the same.
+        backbone: index of the column, required with a matrix and refused with a column.
+        args: settings; see `MultiRewardPPOConfig`.
+        objective_names: distinct names of the objectives; by default those of the reward functions.
+        train_dataset, eval_dataset, processing_class, reward_processing_classes, callbacks,
+            optimizers, quantization_config, peft_config: as in `GRPOTrainer`.
+
+    Raises:
+        ConfigurationError, WeightsError: for settings that do not fit, before a model is loaded.
+        RewardError: during training, when a reward function raises or returns anything but one
+            finite number (or `None`) per completion.
+
+    Source: Bone Soups, Section 3.2; PPO as in Ziegler et al. 2019 and Huang et al. 2022.
+    """
+
+    _tag_names = ["trl", "ppo", "bone-soup"]  # noqa: RUF012  (as in GRPOTrainer)
+    _name = "MultiRewardPPO"
+
+    def __init__(
+        self,
+        model: Any,
+        reward_funcs: Any = None,
+        combination_weights: ArrayLike | None = None,
+        backbone: int | None = None,
+        args: MultiRewardPPOConfig | None = None,
+        train_dataset: Any = None,
+        eval_dataset: Any = None,
+        processing_class: Any = None,
+        reward_processing_classes: Any = None,
+        callbacks: list | None = None,
+        optimizers: tuple = (None, None),
+        quantization_config: Any = None,
+        peft_config: Any = None,
+        objective_names: Sequence[str] | None = None,
+        **kwargs: Any,
+    ):
+        require_tested_trl()
+        if reward_funcs is None:
+            reward_funcs = []
+        reward_funcs = list(reward_funcs) if isinstance(reward_funcs, (list, tuple)) else [reward_funcs]
+        names = distinct_names(reward_funcs, objective_names)
+        column = training_column(combination_weights, backbone, len(reward_funcs))
+        args = args if args is not None else MultiRewardPPOConfig(output_dir=f"{_last_part(model)}-PPO")
+        if not isinstance(args, MultiRewardPPOConfig):
+            raise ConfigurationError(f"args must be a MultiRewardPPOConfig; got {type(args).__name__}.")
+        check_normalization(args, len(reward_funcs))
+        check_dataset(train_dataset, args)
+
+        upstream_args = copy.copy(args)
+        upstream_args.beta = args.kl_coef  # makes GRPOTrainer set up the reference policy
+        super().__init__(
+            model=model,
+            reward_funcs=[
+                checked_reward(func, name) if callable(func) and not isinstance(func, nn.Module) else func
+                for func, name in zip(reward_funcs, names, strict=True)
+            ],
+            args=upstream_args,
+            train_dataset=train_dataset,
+            eval_dataset=eval_dataset,
+            processing_class=processing_class,
+            reward_processing_classes=reward_processing_classes,
+            callbacks=callbacks,
+            optimizers=optimizers,
+            quantization_config=quantization_config,
+            peft_config=peft_config,
+            **kwargs,
+        )
+        self.beta = 0.0  # the KL penalty is in the reward; GRPOTrainer must not compute it a second time
+        self.reward_func_names = list(names)
+        self.reward_weights = torch.tensor(column, dtype=torch.float32)
+        self.score_normalizer = ScoreNormalizer(len(names), args.score_normalization, args.score_mean, args.score_std)
+        self.kl_controller = KLController(args.kl_coef, args.kl_target, args.kl_horizon)
+        hidden_size = self.model.config.get_text_config().hidden_size
+        self.critic = self.accelerator.prepare_model(ValueHead(hidden_size).to(self.accelerator.device))
+        self.add_callback(ZeroCriticGrad(self.critic))
+        self.add_callback(SaveAtRollouts(args.steps_per_rollout))
+        self._values_BT: Tensor | None = None
+        self._scores_BN: Tensor | None = None
+
+    def measure_scores(self, num_samples: int) -> list[ScoreStatistics]:
+        """Sample the current policy on the first prompts and return each objective's mean and standard deviation.
+
+        Before training this is the base model, whose scale `seek` fixes for all backbones. An
+        objective whose scores do not differ gets a standard deviation of 1.
+        """
+        normalizer = ScoreNormalizer(len(self.reward_func_names))
+        size = self.args.per_device_train_batch_size
+        was_training = self.model.training
+        self.model.eval()
+        for start in range(0, num_samples, size):
+            rows = [
+                self.train_dataset[i % len(self.train_dataset)] for i in range(start, min(start + size, num_samples))
+            ]
+            prompts = [row["prompt"] for row in rows]
+            _, completion_ids, _, completions, *_ = self._generate(prompts)
+            normalizer.update(self._calculate_rewards(rows, prompts, completions, completion_ids))
+        self._metrics["eval"].clear()
+        self.model.train(was_training)
+        return [
+            ScoreStatistics(mean=mean, std=std)
+            for mean, std in zip(normalizer.mean_N.tolist(), normalizer.std_N.tolist(), strict=True)
+        ]
+
+    def fix_scores(self, statistics: Sequence[ScoreStatistics]) -> None:
+        """Normalise by these statistics from now on, instead of running ones."""
+        mean, std = [entry.mean for entry in statistics], [entry.std for entry in statistics]
+        self.score_normalizer = ScoreNormalizer(len(statistics), "fixed", mean, std)
+        self.args.score_normalization, self.args.score_mean, self.args.score_std = "fixed", mean, std
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """Add the critic's parameters to the optimizer of the policy."""
+        optimizer = super().create_optimizer(model)
+        known = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+        new = [parameter for parameter in self.critic.parameters() if id(parameter) not in known]
+        if new:
+            rate = self.args.critic_learning_rate or self.args.learning_rate
+            optimizer.add_param_group({"params": new, "lr": rate, "weight_decay": 0.0})
+        return optimizer
+
+    def _get_per_token_logps_and_entropies(
+        self,
+        model: nn.Module,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        logits_to_keep: int,
+        *args: Any,
+        **kwargs: Any,
+    ) -> Any:
+        """Also read the critic's values from the same forward pass, into `_values_BT`."""
+        trunk = _causal_lm(self.accelerator.unwrap_model(self.model)).base_model
+        with value_tap(trunk, self.critic, logits_to_keep, detach=self.args.detach_critic) as values:
+            outputs = super()._get_per_token_logps_and_entropies(
+                model, input_ids, attention_mask, logits_to_keep, *args, **kwargs
+            )
+        self._values_BT = torch.cat(values) if values else None
+        return outputs
+
+    def _calculate_rewards(self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any) -> Tensor:
+        """Keep the raw scores of all processes, (B · processes, N), with NaN where an objective has none."""
+        scores_BN = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
+        for i, (func, name) in enumerate(zip(self.reward_funcs, self.reward_func_names, strict=True)):
+            if isinstance(func, nn.Module) and not scores_BN[:, i].isfinite().all():
+                raise RewardError(f"Reward model '{name}' returned a score that is not finite.")
+        self._scores_BN = scores_BN
+        return scores_BN
+
+    def _generate_and_score_completions(self, inputs: Any) -> dict[str, Any]:
+        """Roll out, and replace the group advantages by PPO's: per token, from the critic."""
+        self._values_BT = self._scores_BN = None
+        batch = super()._generate_and_score_completions(inputs)
+        mode = "train" if self.model.training else "eval"
+        if batch.get("old_per_token_logps") is None:
+            batch["old_per_token_logps"] = self._rollout_logps(batch, self.model)
+        old_logps_BT, values_BT = batch["old_per_token_logps"], self._values_BT
+        assert values_BT is not None and self._scores_BN is not None
+        values_BT = values_BT.detach()
+        mask_BT = _generated_tokens(batch)
+        kl_BT = (
+            (old_logps_BT - self._reference_logps(batch)) * mask_BT
+            if self.args.kl_coef
+            else torch.zeros_like(values_BT)
+        )
+
+        scores_B = self._weighted_scores(batch, mode)
+        rewards_BT = token_rewards(scores_B.nan_to_num(nan=0.0), kl_BT, mask_BT, self.kl_controller.coef)
+        mask_BT = mask_BT * ~scores_B.isnan().unsqueeze(1)  # a completion nobody scored teaches nothing
+        advantages_BT, returns_BT = generalized_advantage_estimation(
+            rewards_BT, values_BT, mask_BT, self.args.gamma, self.args.lam
+        )
+        self._log_rollout(mode, kl_BT, mask_BT, values_BT, returns_BT, advantages_BT)
+        if self.args.whiten_advantages:
+            moments = self.accelerator.reduce(masked_moments(advantages_BT, mask_BT), reduction="sum")
+            advantages_BT = whiten(advantages_BT, mask_BT, moments)
+        if mode == "train":
+            self._update_kl_coefficient(kl_BT)
+        batch.update(
+            advantages=advantages_BT,
+            returns=returns_BT,
+            old_values=values_BT,
+            generated_tokens=mask_BT,
+            num_items_in_batch=self.accelerator.gather(mask_BT.sum()).sum(),
+        )
+        return batch
+
+    def _compute_loss(self, model: nn.Module, inputs: dict[str, Any]) -> Tensor:
+        """PPO's loss: clipped ratio + vf_coef · clipped value - entropy_coef · entropy, mean over generated tokens."""
+        mode = "train" if self.model.training else "eval"
+        logps_BT, entropies_BT, aux_loss = self._logps(inputs, model, compute_entropy=True)
+        values_BT, mask_BT = self._values_BT, inputs["generated_tokens"]
+        assert values_BT is not None
+        policy_BT, clipped_BT = policy_loss(
+            logps_BT, inputs["old_per_token_logps"], inputs["advantages"], self.epsilon_low, self.epsilon_high
+        )
+        if "importance_sampling_ratio" in inputs:  # corrects for a rollout engine that samples slightly differently
+            policy_BT = policy_BT * inputs["importance_sampling_ratio"]
+        value_BT, value_clipped_BT = value_loss(
+            values_BT, inputs["old_values"], inputs["returns"], self.args.cliprange_value
+        )
+        token_BT = policy_BT + self.args.vf_coef * value_BT - self.args.entropy_coef * entropies_BT
+        loss = (token_BT * mask_BT).sum() / self._tokens_per_optimizer_step(inputs, mode)
+        if self.aux_loss_enabled:
+            share = self.current_gradient_accumulation_steps if mode == "train" else 1.0
+            loss = loss + self.router_aux_loss_coef * aux_loss / share
+        self._log_tokens(
+            mode,
+            mask_BT,
+            {
+                "entropy": entropies_BT,
+                "policy_loss": policy_BT,
+                "clip_ratio/region_mean": clipped_BT,
+                "kl/update": inputs["old_per_token_logps"] - logps_BT,
+                "value/loss": value_BT,
+                "value/clip_ratio": value_clipped_BT,
+            },
+        )
+        return loss
+
+    def _logps(self, batch: dict[str, Any], model: nn.Module, **kwargs: Any) -> Any:
+        """One forward pass over prompts and completions: log-probabilities (B, T), entropies, auxiliary loss."""
+        return self._get_per_token_logps_and_entropies(
+            model,
+            torch.cat([batch["prompt_ids"], batch["completion_ids"]], dim=1),
+            torch.cat([batch["prompt_mask"], batch["completion_mask"]], dim=1),
+            batch["completion_ids"].shape[1],
+            **{key: batch[key] for key in _MULTIMODAL_KEYS if key in batch},
+            **kwargs,
+        )
+
+    def _rollout_logps(self, batch: dict[str, Any], model: nn.Module) -> Tensor:
+        size = self.args.per_device_train_batch_size if self.model.training else self.args.per_device_eval_batch_size
+        with (
+            torch.no_grad(),
+            disable_gradient_checkpointing(self.model, self.args.gradient_checkpointing_kwargs),
+        ):
+            return self._logps(batch, model, batch_size=size)[0]
+
+    def _reference_logps(self, batch: dict[str, Any]) -> Tensor:
+        """Log-probabilities under the policy before training: a frozen copy, or the model without its adapter."""
+        if self.ref_model is not None:
+            return self._rollout_logps(batch, self.ref_model)
+        policy = self.accelerator.unwrap_model(self.model)
+        values_BT = self._values_BT
+        with use_adapter(policy, adapter_name="ref" if "ref" in policy.peft_config else None):
+            logps_BT = self._rollout_logps(batch, self.model)
+        self._values_BT = values_BT
+        return logps_BT
+
+    def _weighted_scores(self, batch: dict[str, Any], mode: str) -> Tensor:
+        """Normalise, weigh and log the scores; return this process's, (B,), NaN where no objective applies."""
+        scores_BN = self._scores_BN
+        assert scores_BN is not None
+        if mode == "train":
+            self.score_normalizer.update(scores_BN)
+        normalized_BN = self.score_normalizer(scores_BN)
+        weighted_B = combine_scores(normalized_BN, self.reward_weights)
+        metrics = self._metrics[mode]
+        for key in ("reward", "reward_std", "frac_reward_zero_std"):  # of unnormalised sums and of groups
+            metrics.pop(key, None)
+        metrics["reward"].append(weighted_B.nanmean().item())
+        for i, name in enumerate(self.reward_func_names):
+            metrics[f"objective/{name}"].append(normalized_BN[:, i].nanmean().item())
+            missing = scores_BN[:, i].isnan().float().mean().item()
+            if missing:
+                metrics[f"objective/{name}/missing"].append(missing)
+        local = len(batch["completion_ids"])
+        start = self.accelerator.process_index * local
+        scores_B = weighted_B[start : start + local]
+        if self.args.missing_eos_penalty is not None:
+            scores_B = scores_B - self.args.missing_eos_penalty * self._cut_off(batch)
+        return scores_B
+
+    def _cut_off(self, batch: dict[str, Any]) -> Tensor:
+        ends = torch.tensor(self.eos_token_ids, device=batch["completion_ids"].device)
+        ended_B = (torch.isin(batch["completion_ids"], ends) & batch["completion_mask"].bool()).any(dim=1)
+        return (~ended_B).float()
+
+    def _update_kl_coefficient(self, kl_BT: Tensor) -> None:
+        totals = self.accelerator.reduce(
+            torch.stack([kl_BT.sum(), torch.tensor(float(len(kl_BT)), device=kl_BT.device)]), reduction="sum"
+        )
+        self.kl_controller.update((totals[0] / totals[1]).item(), int(totals[1].item()))
+
+    def _tokens_per_optimizer_step(self, inputs: dict[str, Any], mode: str) -> Tensor:
+        """Mean number of generated tokens in one optimizer step, as seen by one process.
+
+        Dividing each micro-batch's sum by it makes the gradient that of the mean over tokens,
+        however the rollout batch is split into micro-batches and processes.
+        """
+        tokens = inputs["num_items_in_batch"].clamp(min=1.0) / self.accelerator.num_processes
+        if mode == "train":
+            tokens = tokens * self.current_gradient_accumulation_steps / self.args.steps_per_generation
+        return tokens
+
+    def _log_rollout(
+        self,
+        mode: str,
+        kl_BT: Tensor,
+        mask_BT: Tensor,
+        values_BT: Tensor,
+        returns_BT: Tensor,
+        advantages_BT: Tensor,
+    ) -> None:
+        metrics = self._metrics[mode]
+        if self.args.kl_coef:
+            metrics["kl/coef"].append(self.kl_controller.coef)
+        metrics["value/explained_variance"].append(explained_variance(returns_BT, values_BT, mask_BT))
+        self._log_tokens(mode, mask_BT, {"kl": kl_BT, "value/mean": values_BT})
+        mean_B = advantages_BT.sum(dim=1) / mask_BT.sum(dim=1).clamp(min=1)
+        shown = self.accelerator.gather(mean_B).tolist()
+        for _ in shown:  # GRPOTrainer has appended its own, which are zero for groups of one
+            self._logs["advantages"].pop()
+        self._logs["advantages"].extend(shown)
+
+    def _log_tokens(self, mode: str, mask_BT: Tensor, tensors: dict[str, Tensor]) -> None:
+        """Append the mean over the generated tokens of all processes to each metric."""
+        mask_BT = mask_BT.float()
+        sums = torch.stack([mask_BT.sum(), *((tensor.detach().float() * mask_BT).sum() for tensor in tensors.values())])
+        count, *totals = self.accelerator.reduce(sums, reduction="sum").tolist()
+        for name, total in zip(tensors, totals, strict=True):
+            self._metrics[mode][name].append(total / max(count, 1.0))
+
+    def _get_train_sampler(self, dataset: Any = None) -> EpochSampler:
+        """Order prompts by seed and epoch, so that a resumed run sees the same ones."""
+        return EpochSampler(
+            data_source=self.train_dataset if dataset is None else dataset,
+            mini_repeat_count=self.num_generations,
+            batch_size=self.args.generation_batch_size // self.num_generations,
+            repeat_count=self.num_iterations * self.args.steps_per_generation,
+            shuffle=self.shuffle_dataset,
+            seed=self.args.seed,
+        )
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        """Save the critic and the running statistics beside the policy."""
+        super()._save_checkpoint(model, trial)
+        if self.args.should_save:
+            folder = Path(self._get_output_dir(trial=trial)) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+            save_state(folder, self._critic(), self.kl_controller, self.score_normalizer)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        """Restore the critic and the running statistics with the optimizer."""
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is not None:
+            load_state(Path(checkpoint), self._critic(), self.kl_controller, self.score_normalizer)
+
+    def _critic(self) -> nn.Module:
+        return self.accelerator.unwrap_model(self.critic)
+
+
+def _causal_lm(model: Any) -> Any:
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def _generated_tokens(batch: dict[str, Any]) -> Tensor:
+    mask_BT = batch["completion_mask"]
+    return mask_BT * batch["tool_mask"] if "tool_mask" in batch else mask_BT
+
+
+def _last_part(model: Any) -> str:
+    name = model if isinstance(model, str) else model.config._name_or_path
+    return name.rstrip("/").split("/")[-1] or "model"

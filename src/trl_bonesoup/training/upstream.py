@@ -1,0 +1,48 @@
+"""The one place that knows which TRL the trainer was tested with, and which of its private names it uses."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+
+from trl_bonesoup.errors import DependencyError
+
+TESTED = ("1.16", "1.17")
+"""First tested version of TRL, and the first that is not."""
+
+PRIVATE_METHODS = {
+    "_calculate_rewards": ("inputs", "prompts", "completions", "completion_ids_list"),
+    "_compute_loss": ("model", "inputs"),
+    "_generate_and_score_completions": ("inputs",),
+    "_get_per_token_logps_and_entropies": (
+        "model",
+        "input_ids",
+        "attention_mask",
+        "logits_to_keep",
+        "batch_size",
+        "compute_entropy",
+    ),
+    "_get_train_sampler": ("dataset",),
+    "_save_checkpoint": ("model", "trial"),
+    "_load_optimizer_and_scheduler": ("checkpoint",),
+}
+"""Methods of GRPOTrainer that the trainer overrides or calls, with the parameters it relies on."""
+
+
+def require_tested_trl() -> None:
+    """Raise `DependencyError` unless the installed TRL is in the tested range.
+
+    The trainer overrides private methods of `GRPOTrainer`, so another version could train
+    something else without an error.
+    """
+    installed = version("trl")
+    key = _release(installed)
+    if not _release(TESTED[0]) <= key < _release(TESTED[1]):
+        raise DependencyError(
+            f"MultiRewardPPOTrainer was tested with trl>={TESTED[0]},<{TESTED[1]}; {installed} is installed. "
+            f"Run: pip install 'trl>={TESTED[0]},<{TESTED[1]}'"
+        )
+
+
+def _release(text: str) -> tuple[int, int]:
+    major, minor = text.split(".")[:2]
+    return int(major), int(minor)
