@@ -21,6 +21,7 @@ from typing import Any
 
 from numpy.typing import ArrayLike
 
+from trl_bonesoup import __version__
 from trl_bonesoup.errors import ConfigurationError
 from trl_bonesoup.manifest import Backbone, BaseModelRef, Objective, ScoreStatistics, SoupManifest
 from trl_bonesoup.rewards.protocol import objective_names as distinct_names
@@ -31,7 +32,7 @@ from trl_bonesoup.weights import check_combination_weights
 logger = logging.getLogger(__name__)
 
 _RECORD = "seek.json"
-_LIBRARIES = ("trl-bonesoup", "trl", "transformers", "peft", "torch", "datasets", "accelerate")
+_LIBRARIES = ("trl", "transformers", "peft", "torch", "datasets", "accelerate")
 _SETTINGS = (
     "learning_rate",
     "num_iterations",
@@ -214,7 +215,7 @@ class _Run:
                 for j, slug in enumerate(self.slugs)
             ),
             training={**request["settings"], **request["adapter"]},
-            versions={name: version(name) for name in _LIBRARIES},
+            versions={"trl-bonesoup": __version__, **{name: version(name) for name in _LIBRARIES}},
         )
         manifest.save(self.folder)
         return manifest

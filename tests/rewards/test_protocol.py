@@ -1,0 +1,120 @@
+"""Names, checks and specs of reward functions."""
+
+import functools
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from trl_bonesoup.errors import ConfigurationError, RewardError
+from trl_bonesoup.rewards.offline import brevity, positivity
+from trl_bonesoup.rewards.protocol import (
+    call_reward,
+    check_scores,
+    checked_reward,
+    completion_texts,
+    objective_names,
+    reward_name,
+)
+from trl_bonesoup.rewards.spec import load_reward, reward_spec
+
+
+def test_texts_of_plain_and_conversational_completions() -> None:
+    chat = [{"role": "assistant", "content": "two"}, {"role": "assistant", "content": " parts"}]
+    assert completion_texts(["one", chat]) == ["one", "two parts"]
+
+
+@pytest.mark.parametrize(
+    ("scores", "expected"),
+    [
+        ([1, 2.5, None], [1.0, 2.5, None]),
+        (torch.tensor([1.0, -2.0, 3.0]), [1.0, -2.0, 3.0]),
+        (np.array([1, 2, 3]), [1.0, 2.0, 3.0]),
+        ((torch.tensor(0.5), np.float32(2), True), [0.5, 2.0, 1.0]),
+    ],
+)
+def test_scores_become_floats(scores: Any, expected: list[float | None]) -> None:
+    assert check_scores(scores, 3, "r") == expected
+
+
+@pytest.mark.parametrize(
+    ("scores", "message"),
+    [
+        (3.0, "must return a list with one score per completion; got float"),
+        ("abc", "got str"),
+        ({"a": 1.0}, "got dict"),
+        ([1.0, 2.0], "'r' returned 2 scores for 3 completions"),
+        ([1.0, math.nan, 2.0], "returned nan for completion 1"),
+        ([1.0, 2.0, -math.inf], "returned -inf for completion 2"),
+        (["1", 2, 3], "the text '1' for completion 0"),
+        ([[1.0], 2.0, 3.0], "returned list for completion 0"),
+        (torch.tensor([1.0, math.nan, 0.0]), "returned nan for completion 1"),
+    ],
+)
+def test_anything_else_is_refused(scores: Any, message: str) -> None:
+    with pytest.raises(RewardError, match=message):
+        check_scores(scores, 3, "r")
+
+
+def test_a_generator_is_read_once() -> None:
+    assert check_scores((float(i) for i in range(3)), 3, "r") == [0.0, 1.0, 2.0]
+
+
+def test_the_wrapper_carries_the_objectives_name() -> None:
+    wrapped = checked_reward(brevity, "short")
+    assert wrapped.__name__ == "short"
+    assert wrapped(prompts=[""], completions=["a b c d"], completion_ids=[[1]]) == [-0.1]
+
+
+def test_coroutines_are_awaited_and_checked() -> None:
+    async def half(completions: list, **columns: Any) -> list[float]:
+        return [0.5] * len(completions)
+
+    assert call_reward(half, "half", prompts=["", ""], completions=["a", "b"]) == [0.5, 0.5]
+
+    class Judge:
+        async def __call__(self, completions: list, **columns: Any) -> list[float]:
+            raise TimeoutError("no answer")
+
+    with pytest.raises(RewardError, match="'judge' raised TimeoutError: no answer"):
+        call_reward(Judge(), "judge", prompts=[""], completions=["a"])
+
+
+def test_names() -> None:
+    assert reward_name("org/some-model") == "some-model"
+    assert reward_name(functools.partial(brevity, max_words=3)) == "brevity"
+    assert objective_names([positivity, brevity]) == ("positivity", "brevity")
+    assert objective_names([brevity, brevity], ["a", "b"]) == ("a", "b")
+    with pytest.raises(ConfigurationError, match=r"distinct names.*\['brevity', 'brevity'\]"):
+        objective_names([brevity, functools.partial(brevity, max_words=3)])
+    with pytest.raises(ConfigurationError, match="1 objective names were given for 2"):
+        objective_names([positivity, brevity], ["a"])
+    with pytest.raises(ConfigurationError, match="at least one"):
+        objective_names([])
+
+
+def test_specs_name_functions_both_ways() -> None:
+    assert load_reward("brevity") is brevity
+    assert load_reward("trl_bonesoup.rewards.offline:brevity") is brevity
+    assert reward_spec(brevity) == "brevity"
+    assert reward_spec(functools.partial(brevity, max_words=3)) == "brevity(max_words=3)"
+    assert reward_spec(math.sqrt) == "math:sqrt"
+    assert reward_spec("org/model") == "org/model"
+    assert reward_spec(lambda completions: []) == "<lambda>"
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("honesty", "one of positivity, brevity, plainness, or module:attribute"),
+        ("no_such_module:x", "cannot be imported"),
+        ("math:no_such_name", "not a callable"),
+        ("math:pi", "not a callable"),
+        (":x", "module:attribute"),
+    ],
+)
+def test_specs_that_name_nothing(spec: str, message: str) -> None:
+    with pytest.raises(ConfigurationError, match=message):
+        load_reward(spec)
