@@ -1,6 +1,8 @@
 """Tiny models and tokenizers, built from a config: nothing is downloaded."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
@@ -47,3 +49,13 @@ def save_tiny(folder: Path, seed: int = 0, **changes: object) -> Path:
     tiny_llama(seed, **changes).save_pretrained(folder)
     tiny_tokenizer().save_pretrained(folder)
     return folder
+
+
+def count_word(word: str) -> Callable[..., list[float]]:
+    """A reward function: how often the completion says a word."""
+
+    def reward(completions: list[str], **columns: Any) -> list[float]:
+        return [float(text.split().count(word)) for text in completions]
+
+    reward.__name__ = f"says_{word}"
+    return reward

@@ -129,14 +129,18 @@ def check_column(column: ArrayLike, n: int) -> FloatArray:
     vector = _float_array(column, "combination weights")
     if vector.shape != (n,):
         raise WeightsError(
-            f"A column of combination weights needs one entry for each of the {n} objectives; "
-            f"got shape {vector.shape}."
+            f"A column of combination weights needs one entry for each of the {n} objectives; got shape {vector.shape}."
         )
     return _check_simplex(vector, "the column of combination weights")
 
 
-def check_preference(preference: ArrayLike, n: int) -> FloatArray:
+def check_preference(preference: ArrayLike, n: int, *, allow_negative: bool = False) -> FloatArray:
     """Return preference(s) μ of shape (n,) or (K, n) as float64 after checking they lie on the simplex.
+
+    Args:
+        preference: one preference or K of them.
+        n: the number N of objectives.
+        allow_negative: accept entries below 0 (and so above 1): against an objective, on the plane Σμ = 1.
 
     Raises:
         WeightsError: for a wrong length, NaN, a negative entry, or a sum off 1 by more than 1e-6.
@@ -148,12 +152,16 @@ def check_preference(preference: ArrayLike, n: int) -> FloatArray:
             f"preferences; got shape {vector.shape}."
         )
     for row in np.atleast_2d(vector):
-        _check_simplex(row, "the preference")
+        _check_simplex(row, "the preference", allow_negative=allow_negative)
     return vector
 
 
 def merging_coefficients(
-    weights: ArrayLike, preference: ArrayLike, extrapolation: float | Sequence[float] = 0.0
+    weights: ArrayLike,
+    preference: ArrayLike,
+    extrapolation: float | Sequence[float] = 0.0,
+    *,
+    allow_negative: bool = False,
 ) -> FloatArray:
     """Solve B·λ = k∘μ for the merging coefficients λ, so that the soup Σ_j λ_j θ_j matches μ.
 
@@ -164,6 +172,7 @@ def merging_coefficients(
         weights: B of shape (N, N), see `check_combination_weights`.
         preference: μ on the simplex, shape (N,), or (K, N) for K preferences at once.
         extrapolation: α in [0, 1), one number for all objectives or a sequence of N.
+        allow_negative: accept a preference with negative entries, which still has to sum to 1.
 
     Returns:
         λ with the shape of `preference`. Entries may be negative.
@@ -182,8 +191,8 @@ def merging_coefficients(
     """
     matrix = check_combination_weights(weights)
     n = len(matrix)
-    target = check_preference(preference, n) * _extrapolation_factors(extrapolation, n)
-    coefficients = np.linalg.solve(matrix, target.T).T
+    target = check_preference(preference, n, allow_negative=allow_negative) * _extrapolation_factors(extrapolation, n)
+    coefficients = np.asarray(np.linalg.solve(matrix, target.T).T, dtype=np.float64)
     largest = float(np.abs(coefficients).max(initial=0.0))
     if largest > LARGE_COEFFICIENT:
         warnings.warn(
@@ -235,8 +244,8 @@ def _extrapolation_factors(extrapolation: float | Sequence[float], n: int) -> Fl
     return np.broadcast_to(1.0 / (1.0 - alpha), (n,))
 
 
-def _check_simplex(vector: FloatArray, what: str) -> FloatArray:
-    if (vector < 0.0).any():
+def _check_simplex(vector: FloatArray, what: str, *, allow_negative: bool = False) -> FloatArray:
+    if not allow_negative and (vector < 0.0).any():
         raise WeightsError(f"No entry of {what} may be negative; got {vector.tolist()}.")
     total = float(vector.sum())
     if abs(total - 1.0) > SIMPLEX_TOLERANCE:

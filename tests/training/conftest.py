@@ -42,13 +42,3 @@ def settings(tmp_path: Path) -> Any:
         return MultiRewardPPOConfig(**{**chosen, **changes})
 
     return make
-
-
-def count_word(word: str) -> Any:
-    """A reward function: how often the completion says a word."""
-
-    def reward(completions: list[str], **columns: Any) -> list[float]:
-        return [float(text.split().count(word)) for text in completions]
-
-    reward.__name__ = f"says_{word}"
-    return reward

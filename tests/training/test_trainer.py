@@ -13,7 +13,7 @@ from peft import LoraConfig, PeftModel
 from safetensors import safe_open
 from transformers import AutoModelForCausalLM
 
-from conftest import count_word
+from tiny import count_word
 from trl_bonesoup import MultiRewardPPOTrainer, circulant_weights
 from trl_bonesoup.errors import ConfigurationError, RewardError, WeightsError
 

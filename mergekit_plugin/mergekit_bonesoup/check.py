@@ -1,0 +1,201 @@
+"""Refuses a `bone_soup` configuration before mergekit downloads, merges or writes anything.
+
+mergekit takes a YAML list for a gradient over the layers and ignores names it does not know, so
+neither reaches the method: `check_configuration` reads what the user wrote. With per-module filters
+the values differ from tensor to tensor: `check_planned` looks at each of them once they are resolved.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from mergekit.config import ConditionalParameter
+
+from mergekit_bonesoup import METHOD_NAME
+from mergekit_bonesoup.coefficients import MergeParameters, MergeRefused, soup_coefficients
+from mergekit_bonesoup.method import bone_soup
+
+_PER_MODEL = tuple(parameter.name for parameter in bone_soup.spec.input_parameters)
+_SHARED = tuple(parameter.name for parameter in bone_soup.spec.shared_parameters)
+_NUMBERS = (*_PER_MODEL, "beta")
+
+_DEFAULTS = {parameter.name: parameter.default for parameter in bone_soup.spec.parameters}
+
+
+@dataclass(frozen=True)
+class _Scope:
+    """One `parameters:` block and the place in the YAML that it belongs to."""
+
+    where: str
+    settings: Mapping[str, Any]
+    model: Any = None
+
+    @property
+    def label(self) -> str:
+        return f"{self.where}parameters"
+
+
+@dataclass(frozen=True)
+class _Merge:
+    """Models that are merged with one another, and the blocks that apply to all, the strongest first."""
+
+    where: str
+    base: Any
+    models: tuple[_Scope, ...]
+    shared: tuple[_Scope, ...]
+    adds_base: bool
+    """Whether mergekit adds the base itself when it is not listed."""
+
+
+def check_configuration(config: Any) -> None:
+    """Check a whole configuration as the user wrote it (`models`, `slices` or `modules`).
+
+    Raises:
+        MergeRefused: for the first problem, naming the model and the YAML key.
+    """
+    for merge in _merges(config):
+        for scope in merge.shared:
+            _check_settings(scope, allowed=(*_SHARED, *_PER_MODEL))
+        for scope in merge.models:
+            _check_settings(scope, allowed=_PER_MODEL)
+        _check_models(merge)
+        _check_resolved(merge)
+
+
+def check_planned(tasks: Iterable[Any] | None) -> None:
+    """Check the parameters resolved for every tensor of a finished plan, before any of it is executed.
+
+    Raises:
+        MergeRefused: naming the tensor.
+    """
+    for task in tasks or ():
+        merge: Any = getattr(task, "tensor_task", None)
+        if getattr(merge, "method_name", None) != METHOD_NAME:
+            continue
+        backbones = [model for model in merge.model_order if model != merge.base_model]
+        values: dict[str, Any] = dict(merge.parameters.items())
+        for name in _PER_MODEL:
+            values[name] = tuple(merge.input_parameters[model][name] for model in backbones)
+        names = tuple(str(model) for model in backbones)
+        try:
+            soup_coefficients(MergeParameters(models=names, has_base=merge.base_model is not None, **values))
+        except MergeRefused as error:
+            raise MergeRefused(f"{_without_prefix(error)} (In tensor {merge.output_weight.name}.)") from error
+
+
+def _merges(config: Any) -> Iterator[_Merge]:
+    top = _scope("", config)
+    yield from _merges_in("", config, config.base_model, (top,))
+    for name, module in (getattr(config, "modules", None) or {}).items():
+        where = f"modules.{name}."
+        yield from _merges_in(where, module, config.base_model, (_scope(where, module), top))
+
+
+def _merges_in(where: str, holder: Any, base: Any, shared: tuple[_Scope, ...]) -> Iterator[_Merge]:
+    if holder.models:
+        models = tuple(_scope(f"{where}models[{i}].", item) for i, item in enumerate(holder.models))
+        yield _Merge(f"{where}models", base, models, shared, adds_base=True)
+    for i, piece in enumerate(getattr(holder, "slices", None) or ()):
+        here = f"{where}slices[{i}]."
+        sources = tuple(_scope(f"{here}sources[{j}].", item) for j, item in enumerate(piece.sources))
+        scopes = (_scope(here, piece), *shared)
+        yield _Merge(f"{here}sources", piece.base_model or base, sources, scopes, adds_base=False)
+
+
+def _scope(where: str, holder: Any) -> _Scope:
+    return _Scope(where, holder.parameters or {}, getattr(holder, "model", None))
+
+
+def _check_settings(scope: _Scope, allowed: tuple[str, ...]) -> None:
+    for name, setting in scope.settings.items():
+        if name not in allowed:
+            if name in _SHARED:
+                hint = f"{name} is one for all models: move it to the top-level parameters"
+            else:
+                near = difflib.get_close_matches(name, allowed, n=1)
+                hint = f"did you mean {near[0]}?" if near else f"allowed here: {', '.join(allowed)}"
+            raise MergeRefused(f"{scope.label}{_of(scope)} has no parameter {name!r}; {hint}")
+        for value in _values(setting):
+            _check_value(scope, name, value)
+
+
+def _values(setting: Any) -> Iterator[Any]:
+    """Yield the values that a setting can take; with filters, each of theirs."""
+    if isinstance(setting, ConditionalParameter):
+        yield setting.value
+    elif isinstance(setting, list) and setting and isinstance(setting[0], ConditionalParameter):
+        for condition in setting:
+            yield condition.value
+    else:
+        yield setting
+
+
+def _check_value(scope: _Scope, name: str, value: Any) -> None:
+    key = f"{scope.label}.{name}{_of(scope)}"
+    if isinstance(value, list):
+        raise MergeRefused(
+            f"{key} must be one value; got the list {value}, which mergekit takes for a gradient over the layers."
+            + (" Give each model its own number." if name in _PER_MODEL else "")
+        )
+    if name in _NUMBERS:
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+            raise MergeRefused(f"{key} must be a plain number such as 0.7; got {value!r}.")
+    elif name == "combination_weights":
+        if not isinstance(value, str):
+            raise MergeRefused(f"{key} must be JSON text in quotes; got {value!r}.")
+    elif not isinstance(value, bool):
+        raise MergeRefused(f"{key} must be true or false; got {value!r}.")
+
+
+def _check_models(merge: _Merge) -> None:
+    listed = [scope.model for scope in merge.models]
+    for scope in merge.models:
+        if listed.count(scope.model) > 1:
+            raise MergeRefused(f"{merge.where} lists {scope.model} more than once; each backbone has one objective.")
+        if merge.base is not None and scope.model == merge.base and scope.settings:
+            raise MergeRefused(
+                f"{scope.where[:-1]} is {scope.model}, the base_model, which has no "
+                f"{' or '.join(scope.settings)} of its own. If it is a backbone, leave it out of base_model; "
+                "if it is the base, leave out its parameters."
+            )
+    if merge.base is not None and merge.base not in listed and not merge.adds_base:
+        raise MergeRefused(f"{merge.where} must also list the base_model {merge.base}, without parameters.")
+
+
+def _check_resolved(merge: _Merge) -> None:
+    """Check the values that hold for every tensor; with filters, `check_planned` has to."""
+    backbones = [scope for scope in merge.models if merge.base is None or scope.model != merge.base]
+    values: dict[str, Any] = {name: _resolve(name, merge.shared) for name in _SHARED}
+    for name in _PER_MODEL:
+        values[name] = tuple(_resolve(name, (scope, *merge.shared), scope) for scope in backbones)
+    if any(_has_filter(value) for value in values.values()):
+        return
+    names = tuple(str(scope.model) for scope in backbones)
+    soup_coefficients(MergeParameters(models=names, has_base=merge.base is not None, **values))
+
+
+def _resolve(name: str, scopes: tuple[_Scope, ...], backbone: _Scope | None = None) -> Any:
+    for scope in scopes:
+        if name in scope.settings:
+            return scope.settings[name]
+    if name == "preference" and backbone is not None:
+        raise MergeRefused(f"{backbone.label}.preference of {backbone.model} is missing; give a number in [0, 1].")
+    return _DEFAULTS[name]
+
+
+def _has_filter(setting: Any) -> bool:
+    if isinstance(setting, tuple):
+        return any(_has_filter(value) for value in setting)
+    return isinstance(setting, (list, ConditionalParameter))
+
+
+def _of(scope: _Scope) -> str:
+    return f" of {scope.model}" if scope.model is not None else ""
+
+
+def _without_prefix(error: MergeRefused) -> str:
+    return error.message.removeprefix(f"{METHOD_NAME}: ")
