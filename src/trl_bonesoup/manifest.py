@@ -41,7 +41,7 @@ class BaseModelRef(_Record):
 
     id: _Name
     """Hub id, absolute path, or a path relative to the folder of soup.json."""
-    revision: str | None = None
+    revision: _Name | None = None
     """Commit hash on the Hub, if the model came from there."""
 
 
@@ -133,7 +133,7 @@ class SoupManifest(_Record):
             unknown = set(preference) - set(self.objective_names)
             if unknown:
                 raise WeightsError(
-                    f"Unknown objective(s) {sorted(unknown)} in the preference; "
+                    f"Unknown objective(s) {sorted(unknown, key=str)} in the preference; "
                     f"this soup has {list(self.objective_names)}."
                 )
             preference = [preference.get(name, 0.0) for name in self.objective_names]
@@ -171,7 +171,8 @@ class SoupManifest(_Record):
             raise ManifestError(f"{file} has {file.stat().st_size} bytes; a {FILE_NAME} has at most {MAX_BYTES}.")
         try:
             data = json.loads(file.read_text(encoding="utf-8"))
-        except ValueError as error:
+            json.dumps(data, ensure_ascii=False).encode()  # refuses lone surrogates, which no file can hold
+        except (ValueError, RecursionError) as error:
             raise ManifestError(f"{file} is not valid JSON: {error}.") from error
         version = data.get("format_version") if isinstance(data, dict) else None
         if version != FORMAT_VERSION:
@@ -185,4 +186,4 @@ class SoupManifest(_Record):
             problems = "; ".join(
                 f"{'.'.join(map(str, item['loc'])) or 'soup'}: {item['msg']}" for item in error.errors()
             )
-            raise ManifestError(f"{file} is not a valid {FILE_NAME}: {problems}.") from error
+            raise ManifestError(f"{file} is not a valid {FILE_NAME}: {problems.rstrip('.')}.") from error

@@ -8,7 +8,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trl_bonesoup.rewards.normalization import ScoreNormalizer, combine_scores
+from trl_bonesoup.rewards.normalization import (
+    ScoreNormalizer,
+    combine_scores,
+    score_correlation,
+    score_statistics,
+)
 
 
 @given(
@@ -68,3 +73,17 @@ def test_an_objective_without_weight_need_not_score() -> None:
     combined = combine_scores(scores, torch.tensor([1.0, 0.0]))
     assert combined[0] == 1.0
     assert combined[1].isnan()
+
+
+def test_statistics_and_correlation_by_hand() -> None:
+    scores = np.array([[1.0, 4.0, 5.0], [2.0, 2.0, 5.0], [3.0, 0.0, 5.0], [9.0, math.nan, 5.0]])
+    first, second, third = score_statistics(scores)
+    assert (first.mean, second.mean, third.mean) == (3.75, 2.0, 5.0)
+    assert second.std == pytest.approx(math.sqrt(8 / 3))
+    assert third.std == 1.0
+    assert score_correlation(scores) == [
+        pytest.approx([1.0, -1.0, 0.0]),
+        pytest.approx([-1.0, 1.0, 0.0]),
+        pytest.approx([0.0, 0.0, 1.0]),
+    ]
+    assert score_correlation(scores[:1]) == np.eye(3).tolist()

@@ -7,8 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
+
+from trl_bonesoup.manifest import ScoreStatistics
+from trl_bonesoup.weights import FloatArray
 
 
 class ScoreNormalizer:
@@ -85,6 +89,31 @@ class ScoreNormalizer:
         self.count_N = torch.tensor(state["count"], dtype=torch.float64)
         self.mean_N = torch.tensor(state["mean"], dtype=torch.float64)
         self.squares_N = torch.tensor(state["squares"], dtype=torch.float64)
+
+
+def score_statistics(scores: FloatArray) -> list[ScoreStatistics]:
+    """Return mean and standard deviation (1 if none) of each objective over samples (K, N), NaN left out."""
+    normalizer = ScoreNormalizer(scores.shape[1])
+    normalizer.update(torch.from_numpy(scores))
+    return [
+        ScoreStatistics(mean=mean, std=std)
+        for mean, std in zip(normalizer.mean_N.tolist(), normalizer.std_N.tolist(), strict=True)
+    ]
+
+
+def score_correlation(scores: FloatArray) -> list[list[float]]:
+    """Return Pearson's correlation between objectives, (N, N), over the samples that have every score.
+
+    It is 0 with an objective whose scores do not differ.
+    """
+    complete = scores[~np.isnan(scores).any(axis=1)]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        matrix = np.atleast_2d(np.corrcoef(complete, rowvar=False)) if len(complete) > 1 else np.zeros((1, 1))
+    if matrix.shape != (scores.shape[1],) * 2:
+        matrix = np.zeros((scores.shape[1],) * 2)
+    matrix = np.nan_to_num(matrix)
+    np.fill_diagonal(matrix, 1.0)
+    return matrix.tolist()
 
 
 def combine_scores(scores_BN: Tensor, column_N: Tensor) -> Tensor:

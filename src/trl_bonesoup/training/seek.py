@@ -24,10 +24,11 @@ from numpy.typing import ArrayLike
 from trl_bonesoup import __version__
 from trl_bonesoup.errors import ConfigurationError
 from trl_bonesoup.manifest import Backbone, BaseModelRef, Objective, ScoreStatistics, SoupManifest
+from trl_bonesoup.rewards.normalization import score_correlation, score_statistics
 from trl_bonesoup.rewards.protocol import objective_names as distinct_names
 from trl_bonesoup.rewards.spec import reward_spec
 from trl_bonesoup.training.config import MultiRewardPPOConfig
-from trl_bonesoup.weights import check_combination_weights
+from trl_bonesoup.weights import FloatArray, check_combination_weights
 
 logger = logging.getLogger(__name__)
 
@@ -137,6 +138,7 @@ class _Run:
     folder: Path
     request: dict[str, Any]
     statistics: list[ScoreStatistics] | None
+    correlation: list[list[float]] | None
     slugs: list[str]
 
     @classmethod
@@ -146,7 +148,7 @@ class _Run:
         Raises:
             ConfigurationError: if the folder holds a run with other settings.
         """
-        statistics = None
+        statistics = correlation = None
         record = folder / _RECORD
         if record.exists():
             saved = json.loads(record.read_text(encoding="utf-8"))
@@ -162,18 +164,25 @@ class _Run:
                 )
             if saved["statistics"] is not None:
                 statistics = [ScoreStatistics(**entry) for entry in saved["statistics"]]
-        run = cls(folder, request, statistics, _slugs(request["objectives"]))
+                correlation = saved["correlation"]
+        run = cls(folder, request, statistics, correlation, _slugs(request["objectives"]))
         run.save()
         return run
+
+    def set_scale(self, scores: FloatArray) -> list[ScoreStatistics]:
+        """Record and return the scale of the scores, from samples of the base model, (K, N)."""
+        self.statistics = score_statistics(scores)
+        self.correlation = score_correlation(scores)
+        self.save()
+        return self.statistics
 
     def save(self) -> None:
         """Write seek.json, completely or not at all."""
         statistics = None if self.statistics is None else [entry.model_dump() for entry in self.statistics]
+        record = {"request": self.request, "statistics": statistics, "correlation": self.correlation}
         self.folder.mkdir(parents=True, exist_ok=True)
         beside = self.folder / f".{_RECORD}"
-        beside.write_text(
-            json.dumps({"request": self.request, "statistics": statistics}, indent=2) + "\n", encoding="utf-8"
-        )
+        beside.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
         beside.replace(self.folder / _RECORD)
 
     def backbone_folder(self, j: int) -> Path:
@@ -225,6 +234,9 @@ def _train_backbone(
     run: _Run, j: int, base: Any, args: MultiRewardPPOConfig, calibration_samples: int, **trainer_kwargs: Any
 ) -> Any:
     """Train backbone j into its folder and return the base model as it was before."""
+    from transformers import ProgressCallback
+
+    from trl_bonesoup.training.progress import RolloutProgress
     from trl_bonesoup.training.trainer import MultiRewardPPOTrainer
 
     full = trainer_kwargs["peft_config"] is None
@@ -233,10 +245,12 @@ def _train_backbone(
     trainer = MultiRewardPPOTrainer(
         model=base, backbone=j, args=_backbone_args(args, work, run.statistics), **trainer_kwargs
     )
+    if not args.disable_tqdm:
+        trainer.remove_callback(ProgressCallback)
+        label = f"backbone {j + 1}/{len(run.slugs)} ({run.slugs[j]})"
+        trainer.add_callback(RolloutProgress(label, trainer_kwargs["objective_names"], args.steps_per_rollout))
     if run.statistics is None and args.score_normalization == "running":
-        run.statistics = trainer.measure_scores(calibration_samples)
-        run.save()
-        trainer.fix_scores(run.statistics)
+        trainer.fix_scores(run.set_scale(trainer.measure_scores(calibration_samples)))
     trainer.train()
     _save_backbone(trainer, work, run, j)
     restored = trainer.accelerator.unwrap_model(trainer.model)

@@ -43,6 +43,7 @@ from trl_bonesoup.training.inputs import check_dataset, check_normalization, tra
 from trl_bonesoup.training.losses import KLController, policy_loss, value_loss
 from trl_bonesoup.training.resume import EpochSampler, SaveAtRollouts, load_state, save_state
 from trl_bonesoup.training.upstream import require_tested_trl
+from trl_bonesoup.weights import FloatArray
 
 _MULTIMODAL_KEYS = (
     "pixel_values",
@@ -146,29 +147,26 @@ class MultiRewardPPOTrainer(GRPOTrainer):
         self._values_BT: Tensor | None = None
         self._scores_BN: Tensor | None = None
 
-    def measure_scores(self, num_samples: int) -> list[ScoreStatistics]:
-        """Sample the current policy on the first prompts and return each objective's mean and standard deviation.
+    def measure_scores(self, num_samples: int) -> FloatArray:
+        """Sample the current policy on the first prompts and return every raw score, (num_samples, N).
 
-        Before training this is the base model, whose scale `seek` fixes for all backbones. An
-        objective whose scores do not differ gets a standard deviation of 1.
+        Before training the policy is the base model, whose scale `seek` fixes for all backbones. An
+        objective without a score is NaN.
         """
-        normalizer = ScoreNormalizer(len(self.reward_func_names))
         size = self.args.per_device_train_batch_size
         was_training = self.model.training
         self.model.eval()
+        scores = []
         for start in range(0, num_samples, size):
             rows = [
                 self.train_dataset[i % len(self.train_dataset)] for i in range(start, min(start + size, num_samples))
             ]
             prompts = [row["prompt"] for row in rows]
             _, completion_ids, _, completions, *_ = self._generate(prompts)
-            normalizer.update(self._calculate_rewards(rows, prompts, completions, completion_ids))
+            scores.append(self._calculate_rewards(rows, prompts, completions, completion_ids).cpu())
         self._metrics["eval"].clear()
         self.model.train(was_training)
-        return [
-            ScoreStatistics(mean=mean, std=std)
-            for mean, std in zip(normalizer.mean_N.tolist(), normalizer.std_N.tolist(), strict=True)
-        ]
+        return torch.cat(scores).double().numpy()
 
     def fix_scores(self, statistics: Sequence[ScoreStatistics]) -> None:
         """Normalise by these statistics from now on, instead of running ones."""

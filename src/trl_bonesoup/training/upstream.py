@@ -12,6 +12,7 @@ TESTED = ("1.16", "1.17")
 PRIVATE_METHODS = {
     "_calculate_rewards": ("inputs", "prompts", "completions", "completion_ids_list"),
     "_compute_loss": ("model", "inputs"),
+    "_generate": ("prompts",),
     "_generate_and_score_completions": ("inputs",),
     "_get_per_token_logps_and_entropies": (
         "model",
