@@ -1,0 +1,1 @@
+"""Fronts: what the soups of a grid of preferences reach, measured, summarised and drawn."""

@@ -1,0 +1,1 @@
+"""Soups: loading them, steering them by a preference, and writing them out."""

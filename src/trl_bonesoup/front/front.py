@@ -1,0 +1,420 @@
+"""Front: the measured mean rewards of a soup over a grid of preferences, with everything needed to judge them."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
+
+from trl_bonesoup.errors import FrontError
+from trl_bonesoup.front import metrics
+from trl_bonesoup.weights import FloatArray
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+FORMAT_VERSION = 1
+
+BASE_LABEL = "base"
+"""Label of the marker for λ = 0: the model that every backbone started from."""
+
+BACKBONE_PREFIX = "backbone "
+"""A marker whose label starts so is one backbone by itself; the name of its objective follows."""
+
+__all__ = ["BACKBONE_PREFIX", "BASE_LABEL", "Front", "FrontPoint", "Marker"]
+
+
+@dataclass(frozen=True, eq=False)
+class Marker:
+    """A model that a front is compared with: the base, one backbone, or any other.
+
+    Args:
+        rewards_N: mean rewards in the order of the front's objectives.
+        intervals_N2: their 95 % intervals, lower and upper end, if known.
+    """
+
+    rewards_N: FloatArray
+    intervals_N2: FloatArray | None = None
+
+    def __post_init__(self) -> None:
+        rewards_N = _frozen(self.rewards_N, "rewards of a marker")
+        object.__setattr__(self, "rewards_N", rewards_N)
+        if self.intervals_N2 is not None:
+            intervals_N2 = _frozen(self.intervals_N2, "intervals of a marker")
+            _check_intervals(intervals_N2, rewards_N)
+            object.__setattr__(self, "intervals_N2", intervals_N2)
+
+
+@dataclass(frozen=True, eq=False)
+class FrontPoint:
+    """One row of a front: what was asked, how the backbones were mixed, and what came out."""
+
+    index: int
+    preference_N: FloatArray
+    coefficients_N: FloatArray
+    rewards_N: FloatArray
+    intervals_N2: FloatArray
+    n_samples_N: NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class Front:
+    """Mean rewards of the soups over K preferences, with intervals, markers and provenance.
+
+    Arrays are copied, checked and made read-only. Two fronts are equal if everything in them is.
+
+    Args:
+        objectives: names of the N ≥ 2 objectives; every axis N below is in this order.
+        preferences_KN: μ, each row on the simplex, no two equal.
+        coefficients_KN: the merging coefficients λ of each preference.
+        rewards_KN: mean rewards.
+        intervals_KN2: 95 % intervals of the means, lower and upper end (`evaluate_front` makes
+            percentile bootstrap intervals by resampling prompts).
+        n_samples_KN: how many scores each mean is over.
+        markers: models to compare with by label, as `Marker` or as plain mean rewards (N,).
+        provenance: how the numbers came about; anything that JSON can hold.
+
+    Raises:
+        FrontError: for NaN, infinity, names or shapes that do not fit, or intervals upside down.
+    """
+
+    objectives: tuple[str, ...]
+    preferences_KN: FloatArray
+    coefficients_KN: FloatArray
+    rewards_KN: FloatArray
+    intervals_KN2: FloatArray
+    n_samples_KN: NDArray[np.int64]
+    markers: Mapping[str, Marker] = field(default_factory=dict)
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        objectives = tuple(self.objectives)
+        if len(objectives) < 2 or len(set(objectives)) != len(objectives):
+            raise FrontError(f"A front needs at least 2 objectives with different names; got {list(objectives)}.")
+        rewards_KN = metrics.check_rewards(self.rewards_KN)
+        shape = (len(rewards_KN), len(objectives))
+        if rewards_KN.shape != shape:
+            raise FrontError(
+                f"Rewards need one column for each of the objectives {list(objectives)}; got shape {rewards_KN.shape}."
+            )
+        counts = np.array(self.n_samples_KN)
+        if counts.shape != shape or not np.issubdtype(counts.dtype, np.integer) or (counts < 1).any():
+            raise FrontError(
+                f"n_samples_KN must hold whole numbers of at least 1 in shape {shape}; got {self.n_samples_KN!r}."
+            )
+        coefficients_KN = _frozen(self.coefficients_KN, "coefficients")
+        if coefficients_KN.shape != shape:
+            raise FrontError(f"Coefficients must have shape {shape}; got {coefficients_KN.shape}.")
+        intervals_KN2 = _frozen(self.intervals_KN2, "intervals")
+        _check_intervals(intervals_KN2, rewards_KN)
+        markers = {label: _as_marker(label, marker, len(objectives)) for label, marker in self.markers.items()}
+        checked = {
+            "objectives": objectives,
+            "preferences_KN": _frozen(metrics.check_preferences(self.preferences_KN, rewards_KN), "preferences"),
+            "coefficients_KN": coefficients_KN,
+            "rewards_KN": _frozen(rewards_KN, "rewards"),
+            "intervals_KN2": intervals_KN2,
+            "n_samples_KN": _read_only(counts.astype(np.int64)),
+            "markers": markers,
+            "provenance": _as_json(self.provenance),
+        }
+        for name, value in checked.items():
+            object.__setattr__(self, name, value)
+
+    def __len__(self) -> int:
+        return len(self.rewards_KN)
+
+    def __eq__(self, other: object) -> bool:
+        return self._record() == other._record() if isinstance(other, Front) else NotImplemented
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def metrics(self, reference: Mapping[str, float] | ArrayLike) -> dict[str, float | int]:
+        """Return hypervolume, inner product, controllability, length, sparsity and spacing by name.
+
+        Args:
+            reference: the hypervolume's reference point, in the order of the objectives or by name.
+                Fronts can be compared only over one shared reference.
+
+        Raises:
+            FrontError: for fewer than 2 preferences, which leave nothing to compare, or a reference
+                that does not name every objective.
+        """
+        if len(self) < 2:
+            raise FrontError(
+                f"The metrics compare solutions with each other; this front has {len(self)} preference. "
+                "Evaluate a grid, such as simplex_grid(2), or use trl_bonesoup.front.metrics.hypervolume alone."
+            )
+        reference_N = self._by_name(reference, "reference point")
+        return {
+            "hypervolume": metrics.hypervolume(self.rewards_KN, reference_N),
+            "inner_product": metrics.inner_product(self.preferences_KN, self.rewards_KN),
+            "controllability": metrics.controllability(self.preferences_KN, self.rewards_KN),
+            "length_of_front": metrics.length_of_front(self.rewards_KN),
+            "sparsity": metrics.sparsity(self.preferences_KN, self.rewards_KN),
+            "spacing": metrics.spacing(self.rewards_KN),
+        }
+
+    def default_reference(self) -> FloatArray:
+        """Return a reference point (N,) for looking at this front alone, never for a comparison.
+
+        In each objective, the worst mean over preferences and markers less 10 % of the range of the
+        means (less 0.1 where all are equal), so that the end points enclose volume too. It depends
+        on this front; methods to be compared need one reference that all of them share.
+        """
+        rewards = np.vstack([self.rewards_KN, *(marker.rewards_N for marker in self.markers.values())])
+        worst, span = rewards.min(axis=0), np.ptp(rewards, axis=0)
+        return worst - 0.1 * np.where(span > 0.0, span, 1.0)
+
+    def point(self, preference: Mapping[str, float] | ArrayLike) -> FrontPoint:
+        """Return the row measured at this preference (to 1e-9).
+
+        Args:
+            preference: numbers in the order of the objectives, or a dict by name in which missing
+                objectives count as 0.
+
+        Raises:
+            FrontError: if it was not measured, naming the nearest that was.
+        """
+        wanted_N = self._preference(preference)
+        nearest = self.nearest(wanted_N)
+        if np.abs(nearest.preference_N - wanted_N).max() > metrics.SAME_PREFERENCE:
+            raise FrontError(
+                f"The preference {wanted_N.tolist()} was not measured in this front; the nearest of its {len(self)} is "
+                f"{nearest.preference_N.tolist()}. Evaluate it, or use `nearest`."
+            )
+        return nearest
+
+    def nearest(self, preference: Mapping[str, float] | ArrayLike) -> FrontPoint:
+        """Return the row whose preference is nearest in Euclidean distance (the first of equals)."""
+        wanted_N = self._preference(preference)
+        index = int(np.linalg.norm(self.preferences_KN - wanted_N, axis=1).argmin())
+        return FrontPoint(
+            index=index,
+            preference_N=self.preferences_KN[index],
+            coefficients_N=self.coefficients_KN[index],
+            rewards_N=self.rewards_KN[index],
+            intervals_N2=self.intervals_KN2[index],
+            n_samples_N=self.n_samples_KN[index],
+        )
+
+    def table(self) -> str:
+        """Return an aligned Markdown table: preference μ, coefficients λ, mean rewards ± half their interval.
+
+        The markers follow the preferences, under their labels.
+        """
+        decimals = self._decimals()
+        header = ["", *(f"μ {name}" for name in self.objectives), *(f"λ {name}" for name in self.objectives)]
+        rows = [[*header, *self.objectives]]
+        for k in range(len(self)):
+            cells = ["soup", *(f"{weight:.6g}" for weight in self.preferences_KN[k])]
+            cells += [f"{coefficient + 0.0:+.3f}" for coefficient in self.coefficients_KN[k].round(3)]
+            rows.append([*cells, *_mean_cells(self.rewards_KN[k], self.intervals_KN2[k], decimals)])
+        for label, marker in self.markers.items():
+            blanks = [""] * (2 * len(self.objectives))
+            rows.append([label, *blanks, *_mean_cells(marker.rewards_N, marker.intervals_N2, decimals)])
+        return _markdown(rows)
+
+    def plot(self, path: str | Path | None = None, *, kind: str = "front") -> Figure:
+        """Draw the front, write it to `path` if given (SVG, PDF or PNG by its ending), and return the figure.
+
+        Args:
+            path: where to write.
+            kind: "front" for rewards against rewards, coloured by preference (for more than 3
+                objectives this is "preference"), or "preference" for each reward against its weight.
+
+        Raises:
+            FrontError: for another kind or file ending.
+        """
+        from trl_bonesoup.front import plot
+
+        drawings = {"front": plot.plot_front, "preference": plot.plot_rewards_by_preference}
+        if kind not in drawings:
+            raise FrontError(f'kind must be one of {sorted(drawings)}; got "{kind}".')
+        return drawings[kind](self, path)
+
+    def to_json(self, path: str | Path) -> Path:
+        """Write the front to a JSON file, completely or not at all, and return its path."""
+        target = Path(path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        text = json.dumps(self._record(), indent=2, ensure_ascii=False, allow_nan=False)
+        beside = target.with_name(f".{target.name}.{os.getpid()}")
+        beside.write_text(text + "\n", encoding="utf-8")
+        beside.replace(target)
+        return target
+
+    @classmethod
+    def from_json(cls, path: str | Path) -> Front:
+        """Read a front that `to_json` wrote; every number comes back exactly.
+
+        Raises:
+            FrontError: if there is no such file, or it is not a complete front of this format version.
+        """
+        file = Path(path)
+        try:
+            data = json.loads(file.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
+        except OSError as error:
+            raise FrontError(f"The front {file} cannot be read: {error.strerror}.") from error
+        except ValueError as error:
+            raise FrontError(f"{file} is not a front in valid JSON: {error}.") from error
+        version = data.get("format_version") if isinstance(data, dict) else None
+        if version != FORMAT_VERSION:
+            raise FrontError(
+                f"{file} has format version {version!r}; this version of trl-bonesoup reads fronts of version "
+                f"{FORMAT_VERSION}. A newer file needs a newer trl-bonesoup."
+            )
+        try:
+            record = _FrontRecord.model_validate(data)
+        except ValidationError as error:
+            problems = "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())
+            raise FrontError(f"{file} is not a valid front: {problems}.") from error
+        return record.front()
+
+    def _record(self) -> dict[str, Any]:
+        markers = {
+            label: {
+                "rewards": marker.rewards_N.tolist(),
+                "intervals": None if marker.intervals_N2 is None else marker.intervals_N2.tolist(),
+            }
+            for label, marker in self.markers.items()
+        }
+        return {
+            "format_version": FORMAT_VERSION,
+            "objectives": list(self.objectives),
+            "preferences": self.preferences_KN.tolist(),
+            "coefficients": self.coefficients_KN.tolist(),
+            "rewards": self.rewards_KN.tolist(),
+            "intervals": self.intervals_KN2.tolist(),
+            "n_samples": self.n_samples_KN.tolist(),
+            "markers": markers,
+            "provenance": dict(self.provenance),
+        }
+
+    def _preference(self, preference: Mapping[str, float] | ArrayLike) -> FloatArray:
+        if isinstance(preference, Mapping):
+            preference = {**dict.fromkeys(self.objectives, 0.0), **preference}
+        return self._by_name(preference, "preference")
+
+    def _by_name(self, values: Mapping[str, float] | ArrayLike, what: str) -> FloatArray:
+        if isinstance(values, Mapping):
+            if set(values) != set(self.objectives):
+                raise FrontError(f"The {what} must name the objectives {list(self.objectives)}; got {list(values)}.")
+            values = [values[name] for name in self.objectives]
+        values_N = _frozen(values, what)
+        if values_N.shape != (len(self.objectives),):
+            raise FrontError(
+                f"The {what} needs one number for each of the objectives {list(self.objectives)}; "
+                f"got shape {values_N.shape}."
+            )
+        return values_N
+
+    def _decimals(self) -> list[int]:
+        """Return, per objective, the decimals that show its range of means to three digits."""
+        spans = np.ptp(np.vstack([self.rewards_KN, *(m.rewards_N for m in self.markers.values())]), axis=0)
+        return [min(6, max(0, 2 - math.floor(math.log10(span)))) if span > 0.0 else 3 for span in spans]
+
+
+class _MarkerRecord(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+    rewards: list[float]
+    intervals: list[list[float]] | None
+
+
+class _FrontRecord(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+    format_version: int
+    objectives: list[str]
+    preferences: list[list[float]]
+    coefficients: list[list[float]]
+    rewards: list[list[float]]
+    intervals: list[list[list[float]]]
+    n_samples: list[list[int]]
+    markers: dict[str, _MarkerRecord]
+    provenance: dict[str, JsonValue]
+
+    def front(self) -> Front:
+        try:
+            return Front(
+                objectives=tuple(self.objectives),
+                preferences_KN=self.preferences,  # type: ignore[arg-type]
+                coefficients_KN=self.coefficients,  # type: ignore[arg-type]
+                rewards_KN=self.rewards,  # type: ignore[arg-type]
+                intervals_KN2=self.intervals,  # type: ignore[arg-type]
+                n_samples_KN=self.n_samples,  # type: ignore[arg-type]
+                markers={
+                    label: Marker(marker.rewards, marker.intervals)  # type: ignore[arg-type]
+                    for label, marker in self.markers.items()
+                },
+                provenance=self.provenance,
+            )
+        except ValueError as error:
+            raise FrontError(str(error)) from error
+
+
+def _frozen(values: ArrayLike, what: str) -> FloatArray:
+    return _read_only(metrics.finite_array(values, what))
+
+
+def _read_only(array: NDArray[Any]) -> NDArray[Any]:
+    array.flags.writeable = False
+    return array
+
+
+def _check_intervals(intervals: FloatArray, means: FloatArray) -> None:
+    if intervals.shape != (*means.shape, 2):
+        raise FrontError(
+            f"Intervals need a lower and an upper end for each mean, shape {(*means.shape, 2)}; got {intervals.shape}."
+        )
+    if (intervals[..., 0] > intervals[..., 1]).any():
+        raise FrontError("Each interval must give its lower end first.")
+
+
+def _as_marker(label: str, marker: Marker | ArrayLike, n: int) -> Marker:
+    result = marker if isinstance(marker, Marker) else Marker(marker)  # type: ignore[arg-type]
+    if result.rewards_N.shape != (n,):
+        raise FrontError(
+            f'The marker "{label}" needs one mean reward for each of the {n} objectives; '
+            f"got shape {result.rewards_N.shape}."
+        )
+    return result
+
+
+def _as_json(provenance: Mapping[str, Any]) -> dict[str, Any]:
+    try:
+        return json.loads(json.dumps(dict(provenance), allow_nan=False))
+    except (TypeError, ValueError) as error:
+        raise FrontError(f"The provenance must hold only what JSON can: {error}.") from error
+
+
+def _refuse_constant(name: str) -> float:
+    raise ValueError(f"{name} is not a number that a front may hold")
+
+
+def _mean_cells(rewards_N: FloatArray, intervals_N2: FloatArray | None, decimals: Sequence[int]) -> list[str]:
+    cells = [f"{reward:.{places}f}" for reward, places in zip(rewards_N, decimals, strict=True)]
+    if intervals_N2 is None:
+        return cells
+    halves = (intervals_N2[:, 1] - intervals_N2[:, 0]) / 2.0
+    return [f"{cell} ± {half:.{places}f}" for cell, half, places in zip(cells, halves, decimals, strict=True)]
+
+
+def _markdown(rows: Sequence[Sequence[str]]) -> str:
+    """Return rows as an aligned Markdown table: the first is the header, the first column is left-aligned."""
+    escaped = [[cell.replace("|", "\\|") for cell in row] for row in rows]
+    widths = [max(3, *(len(row[column]) for row in escaped)) for column in range(len(escaped[0]))]
+    lines = []
+    for row in escaped:
+        cells = [row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))]
+        lines.append("| " + " | ".join(cells) + " |")
+    rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
+    return "\n".join([lines[0], "| " + " | ".join(rule) + " |", *lines[1:]])

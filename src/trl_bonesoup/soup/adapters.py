@@ -1,0 +1,212 @@
+"""LoRA adapters as files: what they change, by how much, and which of them can be merged exactly."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from safetensors import SafetensorError, safe_open
+
+from trl_bonesoup.errors import SoupError
+
+if TYPE_CHECKING:
+    import torch
+
+CONFIG_FILE = "adapter_config.json"
+WEIGHTS_FILE = "adapter_model.safetensors"
+_PREFIX = "base_model.model."
+_FACTORS = {
+    ".lora_A.weight": "A",
+    ".lora_B.weight": "B",
+    ".lora_embedding_A": "A",
+    ".lora_embedding_B": "B",
+}
+_BASE_COPY = ".base_layer.weight"
+
+_MERGE_FIRST = (
+    "Merge each backbone into a full checkpoint (PeftModel.merge_and_unload, then save_pretrained) "
+    "and make a soup of kind 'full'."
+)
+_UNSUPPORTED = {
+    "use_dora": "DoRA, whose magnitudes do not add up",
+    "lora_bias": "lora_bias, a bias outside the low-rank product",
+    "modules_to_save": "modules_to_save, whole modules trained beside the low-rank product",
+    "trainable_token_indices": "trainable tokens",
+    "target_parameters": "target_parameters, LoRA on bare parameters",
+    "layer_replication": "layer_replication, which changes the model's depth",
+    "ensure_weight_tying": "ensure_weight_tying, factors shared between layers",
+    "use_qalora": "QA-LoRA",
+    "megatron_config": "Megatron layers",
+}
+_SAFE_INITS = (True, False, "gaussian", "eva", "orthogonal")
+
+__all__ = ["Adapter", "LoraModule", "check_same_base", "read_adapter"]
+
+
+@dataclass(frozen=True)
+class LoraModule:
+    """One adapted layer: ΔW = scaling · B·A with A of shape (rank, in) and B of shape (out, rank).
+
+    For embeddings A is (rank, vocabulary) and ΔW is the transpose, as PEFT stores them.
+    """
+
+    name: str
+    rank: int
+    scaling: float
+    key_A: str
+    key_B: str
+    shape_A: tuple[int, ...]
+    shape_B: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """A LoRA adapter that merges exactly: its folder, its adapter_config.json and the layers it changes.
+
+    `base_copies` are frozen embeddings that PEFT stores beside the factors, by module name.
+    """
+
+    folder: Path
+    config: dict[str, Any]
+    modules: dict[str, LoraModule]
+    base_copies: dict[str, str]
+
+    @property
+    def base_model(self) -> str | None:
+        """The base model that the adapter's own config names."""
+        return self.config.get("base_model_name_or_path")
+
+    def tensors(self, keys: Sequence[str]) -> dict[str, torch.Tensor]:
+        """Read tensors of its file by key."""
+        with safe_open(self.folder / WEIGHTS_FILE, framework="pt") as file:
+            return {key: file.get_tensor(key) for key in keys}
+
+
+def read_adapter(folder: Path) -> Adapter:
+    """Read the header of an adapter and check that scaling its deltas is all that merging takes.
+
+    Different ranks, alphas, patterns of either, rsLoRA and target modules are all exact.
+
+    Raises:
+        SoupError: naming the feature that is not, with what to do instead.
+    """
+    config = _read_config(folder)
+    _check_config(config, folder)
+    shapes = _read_shapes(folder)
+    factors: dict[str, dict[str, str]] = {}
+    copies, strangers = {}, []
+    for key in shapes:
+        module, factor = _split_key(key)
+        if factor:
+            factors.setdefault(module, {})[factor] = key
+        elif key.endswith(_BASE_COPY):
+            copies[module] = key
+        else:
+            strangers.append(key)
+    if strangers:
+        raise SoupError(
+            f"The adapter {folder} stores {strangers[:3]}, which is not a LoRA factor (a resized vocabulary or "
+            f"retrained modules?) and cannot be scaled by a preference. {_MERGE_FIRST}"
+        )
+    if not factors or any(set(pair) != {"A", "B"} for pair in factors.values()):
+        raise SoupError(f"The adapter {folder} needs a LoRA factor A and B for each layer; got {sorted(shapes)[:4]}.")
+    modules = {name: _lora_module(name, pair["A"], pair["B"], shapes, config, folder) for name, pair in factors.items()}
+    return Adapter(folder, config, modules, copies)
+
+
+def check_same_base(adapters: Sequence[Adapter]) -> None:
+    """Check that all adapters name the same base model.
+
+    Raises:
+        SoupError: showing what each of them names.
+    """
+    named = {str(adapter.folder): adapter.base_model for adapter in adapters}
+    if len(set(named.values())) > 1:
+        listing = "; ".join(f"{folder}: {base!r}" for folder, base in named.items())
+        raise SoupError(
+            f"The backbones name different base models ({listing}). Deltas of different models do not add up; "
+            "if these are copies of one model, say which to use with base_model=."
+        )
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    file = folder / CONFIG_FILE
+    if not file.is_file():
+        raise SoupError(f"{folder} is no PEFT adapter: it has no {CONFIG_FILE}. Check the paths in soup.json.")
+    if not (folder / WEIGHTS_FILE).is_file():
+        raise SoupError(
+            f"{folder} has no {WEIGHTS_FILE}. Pickled adapters (.bin) are not read, because loading one can run "
+            "code: load it where you trust it and save it again with safe_serialization=True."
+        )
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise SoupError(f"{file} is not valid JSON: {error}.") from error
+    if not isinstance(config, dict) or config.get("peft_type") != "LORA":
+        kind = config.get("peft_type") if isinstance(config, dict) else None
+        raise SoupError(f"The adapter {folder} is of type {kind!r}; only LoRA adapters add up. {_MERGE_FIRST}")
+    return config
+
+
+def _check_config(config: dict[str, Any], folder: Path) -> None:
+    from peft import LoraConfig
+
+    found = [what for field, what in _UNSUPPORTED.items() if config.get(field)]
+    if config.get("bias", "none") != "none":
+        found.append(f"bias={config['bias']!r}, trained biases")
+    if config.get("init_lora_weights", True) not in _SAFE_INITS:
+        found.append(f"init_lora_weights={config['init_lora_weights']!r}, which changes the base weights")
+    for field in dataclasses.fields(LoraConfig):
+        if field.metadata.get("is_lora_variant") and field.name not in _UNSUPPORTED and config.get(field.name):
+            found.append(f"the LoRA variant {field.name}")
+    if found:
+        raise SoupError(f"The adapter {folder} uses {'; '.join(found)}: no exact soup in adapter space. {_MERGE_FIRST}")
+
+
+def _read_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
+    try:
+        with safe_open(folder / WEIGHTS_FILE, framework="pt") as file:
+            return {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise SoupError(f"{folder / WEIGHTS_FILE} is not a complete safetensors file: {error}") from error
+
+
+def _split_key(key: str) -> tuple[str, str | None]:
+    module = key.removeprefix(_PREFIX)
+    for ending, factor in _FACTORS.items():
+        if module.endswith(ending):
+            return module.removesuffix(ending), factor
+    return module.removesuffix(_BASE_COPY), None
+
+
+def _lora_module(
+    name: str,
+    key_A: str,
+    key_B: str,
+    shapes: dict[str, tuple[int, ...]],
+    config: dict[str, Any],
+    folder: Path,
+) -> LoraModule:
+    from peft.utils.other import get_pattern_key
+
+    ranks, alphas = config.get("rank_pattern") or {}, config.get("alpha_pattern") or {}
+    rank = ranks.get(get_pattern_key(ranks, name), config["r"])
+    alpha = alphas.get(get_pattern_key(alphas, name), config["lora_alpha"])
+    shape_A, shape_B = shapes[key_A], shapes[key_B]
+    if len(shape_A) != 2 or len(shape_B) != 2:
+        raise SoupError(
+            f"The adapter {folder} adapts {name} with factors of shapes {shape_A} and {shape_B}; only linear and "
+            f"embedding layers (two axes) are supported. {_MERGE_FIRST}"
+        )
+    if not shape_A[0] == shape_B[1] == rank:
+        raise SoupError(
+            f"The adapter {folder} gives {name} rank {rank} in {CONFIG_FILE}, but its factors have shapes "
+            f"{shape_A} and {shape_B}; the two files do not belong together."
+        )
+    scaling = alpha / math.sqrt(rank) if config.get("use_rslora") else alpha / rank
+    return LoraModule(name, rank, scaling, key_A, key_B, shape_A, shape_B)

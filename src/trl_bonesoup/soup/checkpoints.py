@@ -1,0 +1,172 @@
+"""Full checkpoints as files: which tensors they hold, and whether several of them can be merged."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+from safetensors import SafetensorError, safe_open
+
+from trl_bonesoup.errors import SoupError
+
+if TYPE_CHECKING:
+    import torch
+
+INDEX_FILE = "model.safetensors.index.json"
+SINGLE_FILE = "model.safetensors"
+FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
+"""Safetensors names of the dtypes that are merged; tensors of any other must be equal everywhere."""
+
+_ITEM_BYTES = {"F64": 8, "I64": 8, "U64": 8, "F32": 4, "I32": 4, "U32": 4, "F16": 2, "BF16": 2, "I16": 2, "U16": 2}
+_ITEM_BYTES |= {"I8": 1, "U8": 1, "BOOL": 1, "F8_E4M3": 1, "F8_E5M2": 1}
+
+__all__ = ["Checkpoint", "TensorInfo", "check_mergeable"]
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """Where a tensor lies and what it is; `dtype` is the name safetensors gives it."""
+
+    file: str
+    dtype: str
+    shape: tuple[int, ...]
+
+    @property
+    def is_float(self) -> bool:
+        """Whether it is merged rather than copied."""
+        return self.dtype in FLOATS
+
+    @property
+    def itemsize(self) -> int:
+        """Bytes of one element."""
+        return _ITEM_BYTES[self.dtype]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of its values."""
+        return math.prod(self.shape) * self.itemsize
+
+
+class Checkpoint:
+    """A folder with one model.safetensors or several shards and their index; tensors are read on demand.
+
+    Raises:
+        SoupError: if there are no safetensors, an index names a file outside the folder, or a file is
+            cut short.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._open: dict[str, Any] = {}
+        self.files = self._shard_names()
+        self.tensors: dict[str, TensorInfo] = {}
+        for file in self.files:
+            self._read_header(file)
+
+    def read(self, name: str) -> torch.Tensor:
+        """Return a tensor, mapped from its file and not to be written to."""
+        return self._open[self.tensors[name].file].get_tensor(name)
+
+    @cached_property
+    def size(self) -> int:
+        """Bytes of all its safetensors files."""
+        return sum((self.folder / file).stat().st_size for file in self.files)
+
+    def _shard_names(self) -> list[str]:
+        index = self.folder / INDEX_FILE
+        if not index.is_file():
+            if (self.folder / SINGLE_FILE).is_file():
+                return [SINGLE_FILE]
+            raise SoupError(
+                f"{self.folder} holds no {SINGLE_FILE} and no {INDEX_FILE}; only safetensors checkpoints are read. "
+                "Save it again with save_pretrained."
+            )
+        try:
+            weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+            files = sorted(set(weight_map.values()))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise SoupError(f"{index} is not a valid index of safetensors files: {error!r}.") from error
+        for file in files:
+            if PurePosixPath(file).name != file or "\\" in file or not file.endswith(".safetensors"):
+                raise SoupError(f"{index} names the file {file!r}, which is not a safetensors file in its own folder.")
+        return files
+
+    def _read_header(self, file: str) -> None:
+        try:
+            handle = safe_open(self.folder / file, framework="pt")
+        except (SafetensorError, OSError) as error:
+            raise SoupError(f"{self.folder / file} is not a complete safetensors file: {error}") from error
+        self._open[file] = handle
+        for name in handle.keys():  # noqa: SIM118
+            piece = handle.get_slice(name)
+            if piece.get_dtype() not in _ITEM_BYTES:
+                raise SoupError(
+                    f"Tensor {name} of {self.folder} has dtype {piece.get_dtype()}, which cannot be merged."
+                )
+            self.tensors[name] = TensorInfo(file, piece.get_dtype(), tuple(piece.get_shape()))
+
+
+def check_mergeable(backbones: Sequence[Checkpoint], base: Checkpoint | None = None) -> list[str]:
+    """Return the names of the tensors of a soup, in the order of the first backbone.
+
+    Tensors that are no floats must be equal in all backbones. A tensor that only some store is left
+    out if there it is a copy of another one: tied weights, which every loader ties again.
+
+    Raises:
+        SoupError: naming the tensor and what differs.
+    """
+    models = [*backbones, *([base] if base else [])]
+    first = backbones[0]
+    common = [name for name in first.tensors if all(name in model.tensors for model in models)]
+    shared = set(common)
+    for model in models:
+        for name in model.tensors:
+            if name not in shared and not _is_tied_copy(model, name, common):
+                lacking = next(str(other.folder) for other in models if name not in other.tensors)
+                raise SoupError(
+                    f"Tensor {name} is in {model.folder} but not in {lacking}; only models of the same architecture "
+                    "and vocabulary can be merged."
+                )
+    for name in common:
+        _check_alike(name, backbones, base)
+    return common
+
+
+def _check_alike(name: str, backbones: Sequence[Checkpoint], base: Checkpoint | None) -> None:
+    import torch
+
+    expected = backbones[0].tensors[name]
+    for model in backbones[1:]:
+        found = model.tensors[name]
+        if (found.shape, found.dtype) != (expected.shape, expected.dtype):
+            raise SoupError(
+                f"Tensor {name} is {expected.dtype} of shape {expected.shape} in {backbones[0].folder} but "
+                f"{found.dtype} of shape {found.shape} in {model.folder}; backbones must agree in both."
+            )
+        if not expected.is_float and not torch.equal(backbones[0].read(name), model.read(name)):
+            raise SoupError(
+                f"Tensor {name} ({expected.dtype}, not a float to merge) differs between {backbones[0].folder} and "
+                f"{model.folder}; it can only be copied when all backbones agree."
+            )
+    if base and expected.is_float and base.tensors[name].shape != expected.shape:
+        raise SoupError(
+            f"Tensor {name} has shape {base.tensors[name].shape} in the base model {base.folder} but "
+            f"{expected.shape} in the backbones; check base_model."
+        )
+
+
+def _is_tied_copy(model: Checkpoint, name: str, common: Sequence[str]) -> bool:
+    import torch
+
+    info = model.tensors[name]
+    twins = [
+        twin
+        for twin in common
+        if (model.tensors[twin].shape, model.tensors[twin].dtype) == (info.shape, info.dtype) and len(info.shape) == 2
+    ]
+    return any(torch.equal(model.read(name), model.read(twin)) for twin in twins)

@@ -1,0 +1,132 @@
+"""One LoRA adapter that is exactly a soup of N, made from the adapter files alone."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from trl_bonesoup.errors import SoupError
+from trl_bonesoup.soup.adapters import CONFIG_FILE, WEIGHTS_FILE, Adapter
+from trl_bonesoup.soup.source import ModelRef
+from trl_bonesoup.weights import FloatArray
+
+if TYPE_CHECKING:
+    import torch
+
+_TARGETING = ("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern")
+"""The settings by which PEFT picks layers; where adapters differ in them, every layer is named."""
+
+__all__ = ["StackedAdapters", "stack_adapters"]
+
+
+@dataclass(frozen=True)
+class _StackedModule:
+    key_A: str
+    key_B: str
+    stacked_A: torch.Tensor
+    joined_B: torch.Tensor
+    owners: torch.Tensor
+    units: torch.Tensor
+
+
+@dataclass(frozen=True)
+class StackedAdapters:
+    """N adapters as one of rank Σ r_j: A factors stacked, B factors side by side, scale 1.
+
+    Σ_j λ_j s_j B_j A_j = [λ_1 s_1 B_1 | … | λ_N s_N B_N] · [A_1; …; A_N], so a soup differs from
+    another only in how the columns of B are scaled.
+    """
+
+    config: dict[str, Any]
+    modules: Sequence[_StackedModule]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the tensors of one soup."""
+        return sum(module.stacked_A.nbytes + module.joined_B.nbytes for module in self.modules)
+
+    def write(self, coefficients_N: FloatArray, folder: Path) -> None:
+        """Write the adapter of one λ into an existing folder, in float32."""
+        import torch
+        from safetensors.torch import save_file
+
+        lambda_N = torch.tensor(coefficients_N, dtype=torch.float64)
+        tensors = {}
+        for module in self.modules:
+            scale = lambda_N[module.owners] * module.units
+            tensors[module.key_A] = module.stacked_A
+            tensors[module.key_B] = (module.joined_B.double() * scale).float()
+        save_file(tensors, folder / WEIGHTS_FILE, metadata={"format": "pt"})
+        text = json.dumps(self.config, indent=2, sort_keys=True)
+        (folder / CONFIG_FILE).write_text(text + "\n", encoding="utf-8")
+
+
+def stack_adapters(adapters: Sequence[Adapter], base: ModelRef) -> StackedAdapters:
+    """Read N adapters and put them side by side; `base` is what the result names as its base model.
+
+    Raises:
+        SoupError: if two adapters give a layer different shapes.
+    """
+    names = list(dict.fromkeys(name for adapter in adapters for name in adapter.modules))
+    modules = [_stack_module(name, adapters) for name in names]
+    ranks = {name: len(module.owners) for name, module in zip(names, modules, strict=True)}
+    return StackedAdapters(_combined_config(adapters, ranks, base), modules)
+
+
+def _stack_module(name: str, adapters: Sequence[Adapter]) -> _StackedModule:
+    import torch
+
+    parts = [(j, adapter, adapter.modules[name]) for j, adapter in enumerate(adapters) if name in adapter.modules]
+    _, first_adapter, first = parts[0]
+    for _, adapter, module in parts[1:]:
+        if (module.shape_A[1], module.shape_B[0]) != (first.shape_A[1], first.shape_B[0]):
+            raise SoupError(
+                f"The adapters {first_adapter.folder} and {adapter.folder} belong to different models: in {name} one "
+                f"maps {first.shape_A[1]} to {first.shape_B[0]} features, the other {module.shape_A[1]} to "
+                f"{module.shape_B[0]}."
+            )
+    factors = [adapter.tensors([module.key_A, module.key_B]) for _, adapter, module in parts]
+    return _StackedModule(
+        first.key_A,
+        first.key_B,
+        torch.cat([pair[part[2].key_A].float() for pair, part in zip(factors, parts, strict=True)], dim=0),
+        torch.cat([pair[part[2].key_B].float() for pair, part in zip(factors, parts, strict=True)], dim=1),
+        torch.tensor([j for j, _, module in parts for _ in range(module.rank)]),
+        torch.tensor([m.scaling for _, _, m in parts for _ in range(m.rank)], dtype=torch.float64),
+    )
+
+
+def _combined_config(adapters: Sequence[Adapter], ranks: dict[str, int], base: ModelRef) -> dict[str, Any]:
+    """Return an adapter_config.json in which alpha is the rank of every layer, so that scales are 1."""
+    rank = max(ranks.values())
+    others = {_exactly(name): value for name, value in ranks.items() if value != rank}
+    config = dict(adapters[0].config)
+    config.update(
+        base_model_name_or_path=base.id,
+        revision=base.revision or config.get("revision"),
+        r=rank,
+        lora_alpha=rank,
+        rank_pattern=others,
+        alpha_pattern=dict(others),
+        use_rslora=False,
+        lora_dropout=0.0,
+        init_lora_weights=True,
+        inference_mode=True,
+    )
+    if any(_targeting(adapter.config) != _targeting(config) for adapter in adapters):
+        config.update(dict.fromkeys(_TARGETING), target_modules=sorted(ranks))
+    return config
+
+
+def _targeting(config: dict[str, Any]) -> list[Counter | str | None]:
+    values = [config.get(field) for field in _TARGETING]
+    return [Counter(value) if isinstance(value, list) else value for value in values]
+
+
+def _exactly(name: str) -> str:
+    """Return the pattern by which PEFT finds this one layer; its names need no escape but the dot."""
+    return "^" + name.replace(".", r"\.")

@@ -1,0 +1,208 @@
+"""Writing one soup as a model of its own: one adapter, one full checkpoint, or the YAML for mergekit."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from trl_bonesoup.errors import SoupError
+from trl_bonesoup.manifest import Preference
+from trl_bonesoup.soup.adapters import check_same_base, read_adapter
+from trl_bonesoup.soup.combine import StackedAdapters, stack_adapters
+from trl_bonesoup.soup.folders import check_target, complete_folder, require_space
+from trl_bonesoup.soup.lora import BoneSoup
+from trl_bonesoup.soup.recipe import mergekit_yaml
+from trl_bonesoup.soup.rounding import warn_about_rounding
+from trl_bonesoup.soup.source import ModelRef, SoupSource, open_soup
+from trl_bonesoup.weights import FloatArray
+
+if TYPE_CHECKING:
+    import torch
+
+    from trl_bonesoup.soup.streaming import Ingredients
+
+_TOKENIZER_FILES = (
+    "tokenizer*",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.*",
+    "merges.txt",
+    "chat_template.*",
+)
+_CONFIG_FILES = ("config.json", "generation_config.json", "processor_config.json", "preprocessor_config.json")
+
+__all__ = ["Export", "merge", "mergekit_yaml", "save_soup"]
+
+
+@dataclass(frozen=True)
+class Export:
+    """What was written.
+
+    Attributes:
+        path: the folder.
+        coefficients: λ of the soup, shape (N,).
+        full: a full checkpoint rather than an adapter.
+        rounding_loss: the share of the soup's effect, ‖rounded - exact‖ / ‖exact - base‖, that the
+            output dtype loses. 0 for an adapter; None if there was no base model to compare with.
+    """
+
+    path: Path
+    coefficients: FloatArray
+    full: bool
+    rounding_loss: float | None
+
+
+def merge(
+    path: str | Path,
+    out: str | Path,
+    preference: Preference,
+    *,
+    extrapolation: float | Sequence[float] = 0.0,
+    full: bool = False,
+    overwrite: bool = False,
+    base_model: str | Path | None = None,
+    revision: str | None = None,
+    dtype: torch.dtype | str | None = None,
+) -> Export:
+    """Write the soup of one preference, loading no more than that takes.
+
+    An adapter is made from the adapter files alone; full backbones are streamed; only a full
+    checkpoint of an adapter soup loads the base model.
+
+    Args:
+        path: folder of soup.json, or Hub id.
+        out: the folder to write, which appears complete or not at all.
+        preference: μ in the order of the objectives, or a dict by objective name.
+        extrapolation: α, see `trl_bonesoup.merging_coefficients`.
+        full: write a full checkpoint. Soups of full checkpoints always do.
+        overwrite: replace a model that is already in `out`.
+        base_model: Hub id or folder to use in place of the recorded base model.
+        revision: of the soup on the Hub.
+        dtype: of a full checkpoint; by default that of the base model or backbones.
+
+    Raises:
+        SoupError: if the backbones cannot be merged exactly or `out` must not be written.
+
+    Warns:
+        RoundingWarning: if the dtype of a full checkpoint loses more than 1 % of the soup's effect.
+    """
+    source = open_soup(path, base_model=base_model, revision=revision)
+    coefficients = source.manifest.coefficients(preference, extrapolation)
+    check_target(out, overwrite=overwrite, inputs=source.inputs())
+    if source.kind == "adapter" and full:
+        return save_soup(BoneSoup.from_source(source, dtype=dtype), coefficients, out, full=True, overwrite=overwrite)
+    if source.kind == "adapter":
+        return _save_adapter(source, coefficients, out, overwrite)
+    return _save_streamed(source, coefficients, out, overwrite, as_dtype(dtype))
+
+
+def save_soup(
+    soup: BoneSoup,
+    coefficients_N: FloatArray,
+    out: str | Path,
+    *,
+    full: bool = False,
+    overwrite: bool = False,
+    dtype: torch.dtype | str | None = None,
+) -> Export:
+    """Write a loaded soup at the given λ, whatever is set in it now; see `merge` for the arguments."""
+    if soup.source.kind == "full":
+        return _save_streamed(soup.source, coefficients_N, out, overwrite, as_dtype(dtype))
+    if not full:
+        return _save_adapter(soup.source, coefficients_N, out, overwrite)
+    with complete_folder(out, overwrite=overwrite, inputs=soup.source.inputs()) as folder:
+        loss = write_merged(soup, coefficients_N, folder, as_dtype(dtype))
+    warn_about_rounding(loss, out)
+    return Export(Path(out), coefficients_N, True, loss)
+
+
+def stacked(source: SoupSource) -> StackedAdapters:
+    """Read the adapters of a soup, ready to be written at any λ without the base model."""
+    adapters = [read_adapter(folder) for folder in source.backbones()]
+    if source.base_override is None:
+        check_same_base(adapters)
+    try:
+        base = source.base_model()
+    except SoupError:
+        if not adapters[0].base_model:
+            raise
+        base = ModelRef(adapters[0].base_model)
+    return stack_adapters(adapters, base)
+
+
+def open_ingredients(source: SoupSource, coefficients_KN: FloatArray) -> Ingredients:
+    """Open the checkpoints of a full soup, with the base if a soup needs it or it is on this machine."""
+    from trl_bonesoup.soup.streaming import Ingredients, base_share
+
+    base = source.base_model()
+    needed = any(base_share(row) for row in np.atleast_2d(coefficients_KN))
+    return Ingredients.open(source.backbones(), base.folder() if needed or base.is_local else None)
+
+
+def write_merged(soup: BoneSoup, coefficients_N: FloatArray, folder: Path, dtype: torch.dtype | None = None) -> float:
+    """Write base + Σ_j λ_j ΔW_j with config and tokenizer into a folder; return what rounding loses."""
+    from trl_bonesoup.soup.merged import merged_state
+
+    state, loss = merged_state(soup.scales, coefficients_N, dtype)
+    require_space(folder, sum(tensor.nbytes for tensor in state.values()))
+    soup.model.get_base_model().save_pretrained(folder, state_dict=state)
+    if soup.tokenizer is not None:
+        soup.tokenizer.save_pretrained(folder)
+    record_dtype(folder, dtype)
+    return loss
+
+
+def copy_companions(backbone: Path, folder: Path, *, with_config: bool) -> None:
+    """Copy the tokenizer and chat template, and for a full checkpoint the configs, of a backbone."""
+    for pattern in (*_TOKENIZER_FILES, *(_CONFIG_FILES if with_config else ())):
+        for file in backbone.glob(pattern):
+            if file.is_file():
+                shutil.copyfile(file, folder / file.name)
+
+
+def record_dtype(folder: Path, dtype: torch.dtype | None) -> None:
+    """Say in config.json that the floats of a checkpoint were cast to `dtype`."""
+    if dtype is None:
+        return
+    file = folder / "config.json"
+    config = json.loads(file.read_text(encoding="utf-8"))
+    config.pop("torch_dtype", None)
+    config["dtype"] = str(dtype).removeprefix("torch.")
+    file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def as_dtype(dtype: Any) -> torch.dtype | None:
+    """Return a torch dtype from itself, from its name, or None."""
+    import torch
+
+    return getattr(torch, dtype) if isinstance(dtype, str) else dtype
+
+
+def _save_adapter(source: SoupSource, coefficients_N: FloatArray, out: str | Path, overwrite: bool) -> Export:
+    adapters = stacked(source)
+    with complete_folder(out, overwrite=overwrite, inputs=source.inputs()) as folder:
+        require_space(folder, adapters.nbytes)
+        adapters.write(coefficients_N, folder)
+        copy_companions(source.backbones()[0], folder, with_config=False)
+    return Export(Path(out), coefficients_N, False, 0.0)
+
+
+def _save_streamed(
+    source: SoupSource, coefficients_N: FloatArray, out: str | Path, overwrite: bool, dtype: torch.dtype | None
+) -> Export:
+    from trl_bonesoup.soup.streaming import write_soups
+
+    ingredients = open_ingredients(source, coefficients_N)
+    with complete_folder(out, overwrite=overwrite, inputs=source.inputs()) as folder:
+        require_space(folder, ingredients.soup_bytes(dtype))
+        copy_companions(source.backbones()[0], folder, with_config=True)
+        (loss,) = write_soups(ingredients, coefficients_N[None], [folder], dtype=dtype)
+        record_dtype(folder, dtype)
+    warn_about_rounding(loss, out)
+    return Export(Path(out), coefficients_N, True, loss)

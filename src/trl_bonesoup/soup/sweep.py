@@ -1,0 +1,204 @@
+"""Writing the soups of many preferences in one go: resumable, and each folder complete or absent."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from trl_bonesoup.errors import SoupError
+from trl_bonesoup.manifest import Preference
+from trl_bonesoup.soup.export import (
+    copy_companions,
+    open_ingredients,
+    stacked,
+    write_merged,
+)
+from trl_bonesoup.soup.folders import check_target, complete_folder, require_space
+from trl_bonesoup.soup.lora import BoneSoup
+from trl_bonesoup.soup.rounding import warn_about_rounding
+from trl_bonesoup.soup.source import SoupSource, open_soup
+from trl_bonesoup.weights import FloatArray
+
+POINT_FILE = "sweep_point.json"
+"""Says in each folder which preference and which backbones it was made from."""
+
+__all__ = ["sweep"]
+
+
+@dataclass(frozen=True)
+class _Point:
+    folder: Path
+    coefficients_N: FloatArray
+    record: dict[str, Any]
+
+    def is_done(self) -> bool:
+        file = self.folder / POINT_FILE
+        try:
+            return json.loads(file.read_text(encoding="utf-8")) == self.record
+        except (OSError, ValueError):
+            return False
+
+    def sign(self, folder: Path) -> None:
+        text = json.dumps(self.record, indent=2, ensure_ascii=False)
+        (folder / POINT_FILE).write_text(text + "\n", encoding="utf-8")
+
+
+def sweep(
+    path: str | Path,
+    out: str | Path,
+    preferences: FloatArray | Sequence[Preference],
+    *,
+    full: bool = False,
+    extrapolation: float | Sequence[float] = 0.0,
+    overwrite: bool = False,
+    base_model: str | Path | None = None,
+    show_progress: bool = True,
+) -> list[Path]:
+    """Write the soups of K preferences into `out`, one folder each, such as `mu-0.70-0.30`.
+
+    Adapter soups become K adapters, made from the adapter files alone, or with `full` K full
+    checkpoints. For full backbones every input is read once and all K checkpoints are written in
+    that one pass. A folder that is already there from the same preference, extrapolation and
+    backbones is kept, so an interrupted sweep is resumed by calling it again.
+
+    Args:
+        path: folder of soup.json, or Hub id.
+        out: the folder for the K folders.
+        preferences: μ, shape (K, N), or K dicts by objective name.
+        full: write full checkpoints. Soups of full checkpoints always do.
+        extrapolation: α, the same for every preference.
+        overwrite: replace folders that hold another model.
+        base_model: Hub id or folder to use in place of the recorded base model.
+        show_progress: say how much will be written and draw a progress bar, on stderr.
+
+    Returns:
+        The K folders in the order of the preferences.
+
+    Raises:
+        SoupError: if the backbones cannot be merged exactly, a folder holds something else, two
+            preferences share a folder, or the disk is too small; nothing has been written then.
+
+    Warns:
+        RoundingWarning: for each full checkpoint whose dtype loses more than 1 % of the soup's effect.
+    """
+    source = open_soup(path, base_model=base_model)
+    points = _points(source, Path(out), preferences, extrapolation, full)
+    pending = [point for point in points if not point.is_done()]
+    for point in pending:
+        check_target(point.folder, overwrite=overwrite, inputs=source.inputs())
+    if pending:
+        write = _write_full_backbones if source.kind == "full" else _write_merged if full else _write_adapters
+        write(source, pending, overwrite, show_progress)
+    return [point.folder for point in points]
+
+
+def _points(
+    source: SoupSource,
+    out: Path,
+    preferences: FloatArray | Sequence[Preference],
+    extrapolation: float | Sequence[float],
+    full: bool,
+) -> list[_Point]:
+    names = source.manifest.objective_names
+    origin = _fingerprint(source)
+    points: dict[Path, _Point] = {}
+    for preference in preferences:
+        mu_N = source.manifest.preference(preference)
+        lambda_N = source.manifest.coefficients(mu_N, extrapolation)
+        folder = out / _folder_name(mu_N, extrapolation)
+        if folder in points:
+            raise SoupError(f"Two preferences would both be written to {folder}; they must differ by 1e-6 or more.")
+        record = {
+            "preference": dict(zip(names, mu_N.tolist(), strict=True)),
+            "coefficients": lambda_N.tolist(),
+            "full": full or source.kind == "full",
+            "backbones": origin,
+        }
+        points[folder] = _Point(folder, lambda_N, record)
+    if not points:
+        raise SoupError("A sweep needs at least one preference; got none. `simplex_grid(n)` makes a grid.")
+    return list(points.values())
+
+
+def _write_adapters(source: SoupSource, points: Sequence[_Point], overwrite: bool, show_progress: bool) -> None:
+    adapters, backbone = stacked(source), source.backbones()[0]
+    with _progress(points, adapters.nbytes, show_progress) as bar:
+        for point in points:
+            with complete_folder(point.folder, overwrite=overwrite) as folder:
+                adapters.write(point.coefficients_N, folder)
+                copy_companions(backbone, folder, with_config=False)
+                point.sign(folder)
+            bar.update(adapters.nbytes)
+
+
+def _write_merged(source: SoupSource, points: Sequence[_Point], overwrite: bool, show_progress: bool) -> None:
+    soup = BoneSoup.from_source(source)
+    size = soup.scales.base_bytes()
+    with _progress(points, size, show_progress) as bar:
+        for point in points:
+            with complete_folder(point.folder, overwrite=overwrite) as folder:
+                loss = write_merged(soup, point.coefficients_N, folder)
+                point.sign(folder)
+            warn_about_rounding(loss, point.folder)
+            bar.update(size)
+
+
+def _write_full_backbones(source: SoupSource, points: Sequence[_Point], overwrite: bool, show_progress: bool) -> None:
+    from trl_bonesoup.soup.streaming import write_soups
+
+    coefficients_KN = np.array([point.coefficients_N for point in points])
+    ingredients = open_ingredients(source, coefficients_KN)
+    with _progress(points, ingredients.soup_bytes(), show_progress) as bar, ExitStack() as stack:
+        folders = [stack.enter_context(complete_folder(point.folder, overwrite=overwrite)) for point in points]
+        losses = write_soups(ingredients, coefficients_KN, folders, report=bar.update)
+        for point, folder in zip(points, folders, strict=True):
+            copy_companions(source.backbones()[0], folder, with_config=True)
+            point.sign(folder)
+    for point, loss in zip(points, losses, strict=True):
+        warn_about_rounding(loss, point.folder)
+
+
+def _progress(points: Sequence[_Point], size: int, show: bool) -> Any:
+    """Check that the disk can take a soup of `size` bytes per point, say so, and return a progress bar."""
+    from tqdm import tqdm
+
+    out, needed = points[0].folder.parent, size * len(points)
+    require_space(out, needed)
+    if show:
+        print(f"Writing {len(points)} soups, {needed / 1e9:.3f} GB in all, to {out}", file=sys.stderr)
+    return tqdm(total=needed, unit="B", unit_scale=True, desc="sweep", disable=not show)
+
+
+def _folder_name(mu_N: FloatArray, extrapolation: float | Sequence[float]) -> str:
+    name = "mu-" + "-".join(map(_decimals, mu_N))
+    alphas = np.atleast_1d(np.asarray(extrapolation, dtype=np.float64))
+    return f"{name}_alpha-" + "-".join(map(_decimals, alphas)) if alphas.any() else name
+
+
+def _decimals(value: float) -> str:
+    """Write a share with at least two decimals and at most six.
+
+    >>> _decimals(0.7), _decimals(0.125)
+    ('0.70', '0.125')
+    """
+    whole, decimals = f"{value:.6f}".split(".")
+    return f"{whole}.{decimals.rstrip('0'):0<2}"
+
+
+def _fingerprint(source: SoupSource) -> str:
+    """Return a hash that changes when a file of a backbone is replaced (by size or time) or the base is another."""
+    base = source.manifest.base_model
+    parts = [source.base_override or f"{base.id}@{base.revision}"]
+    for folder in source.backbones():
+        for file in sorted([*folder.glob("*.safetensors"), *folder.glob("*.json")]):
+            status = file.stat()
+            parts.append(f"{folder.name}/{file.name}:{status.st_size}:{status.st_mtime_ns}")
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]

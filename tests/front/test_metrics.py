@@ -1,0 +1,298 @@
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from trl_bonesoup.errors import FrontError
+from trl_bonesoup.front import metrics
+from trl_bonesoup.weights import simplex_grid
+
+GRID = simplex_grid(2)
+NUMBERS = st.floats(-8, 8).map(lambda x: round(x, 3))
+
+
+def rewards(n: int, least: int = 2, most: int = 7):
+    return st.integers(least, most).flatmap(lambda k: arrays(np.float64, (k, n), elements=NUMBERS))
+
+
+def volume_by_inclusion_exclusion(rewards_KN, reference_N) -> float:
+    """Σ over non-empty subsets of (-1)^(size+1) · the volume that all of the subset dominate."""
+    total = 0.0
+    for size in range(1, len(rewards_KN) + 1):
+        for subset in itertools.combinations(rewards_KN, size):
+            edges = np.clip(np.min(subset, axis=0) - reference_N, 0.0, None)
+            total += (-1) ** (size + 1) * float(np.prod(edges))
+    return total
+
+
+def dominated(rewards_KN) -> list[bool]:
+    return [any((q >= p).all() and (q > p).any() for q in rewards_KN) for p in rewards_KN]
+
+
+# hypervolume
+
+
+@pytest.mark.parametrize(
+    ("points", "reference", "volume"),
+    [
+        ([[3, 1], [1, 2]], [0, 0], 4),  # 3·1 + 1·2 - the shared 1·1
+        ([[3, 1], [1, 2], [2, 2]], [0, 0], 5),
+        ([[3, 1]], [1, -1], 4),
+        ([[3, 1], [3, 1]], [0, 0], 3),
+        ([[2, 2], [1, 1]], [0, 0], 4),
+        ([[3, -1], [-1, 3]], [0, 0], 0),  # neither is above the reference in both objectives
+        ([[3, 0], [1, 2]], [0, 0], 2),  # on the reference adds nothing
+        ([[1, 2, 3], [3, 2, 1]], [0, 0, 0], 10),
+    ],
+)
+def test_hypervolume_worked_out_by_hand(points, reference, volume):
+    assert metrics.hypervolume(points, reference) == pytest.approx(volume, abs=1e-12)
+
+
+@pytest.mark.parametrize("n", [2, 3, 4])
+@given(data=st.data())
+def test_hypervolume_equals_inclusion_exclusion(n, data):
+    points = data.draw(rewards(n))
+    reference = data.draw(arrays(np.float64, (n,), elements=NUMBERS))
+    expected = volume_by_inclusion_exclusion(points, reference)
+    assert metrics.hypervolume(points, reference) == pytest.approx(expected, rel=1e-9, abs=1e-8)
+
+
+@given(rewards(3), st.integers(0, 2), st.floats(0, 3), st.randoms(use_true_random=False))
+def test_hypervolume_never_falls_when_a_reward_rises_or_a_solution_is_added(points, objective, gain, random):
+    reference = np.full(3, -4.0)
+    before = metrics.hypervolume(points, reference)
+    better = points.copy()
+    better[random.randrange(len(points)), objective] += gain
+    assert metrics.hypervolume(better, reference) >= before - 1e-9
+    added = np.vstack([points, [random.uniform(-8, 8) for _ in range(3)]])
+    assert metrics.hypervolume(added, reference) >= before - 1e-9
+
+
+# inner product
+
+
+def test_inner_product_worked_out_by_hand():
+    assert metrics.inner_product([[0.9, 0.1], [0.2, 0.8]], [[1.0, 10.0], [2.0, 5.0]]) == pytest.approx(
+        (0.9 + 1.0 + 0.4 + 4.0) / 2
+    )
+
+
+# controllability
+
+
+def controllability_slowly(preferences_KN, rewards_KN) -> float:
+    good = pairs = 0
+    for p in range(len(rewards_KN)):
+        for q in range(p):
+            pairs += 1
+            verdicts = []
+            for i in range(rewards_KN.shape[1]):
+                if preferences_KN[p, i] > preferences_KN[q, i]:
+                    verdicts.append(rewards_KN[p, i] > rewards_KN[q, i])
+                elif preferences_KN[p, i] < preferences_KN[q, i]:
+                    verdicts.append(rewards_KN[p, i] < rewards_KN[q, i])
+            good += all(verdicts)
+    return good / pairs
+
+
+@given(arrays(np.float64, (11, 2), elements=NUMBERS))
+def test_controllability_of_eleven_preferences_is_a_multiple_of_one_in_55(rewards_KN):
+    value = metrics.controllability(GRID, rewards_KN)
+    assert value == pytest.approx(controllability_slowly(GRID, rewards_KN))
+    assert 55 * value == pytest.approx(round(55 * value))
+
+
+def test_the_papers_982_is_one_neighbouring_pair_out_of_order():
+    rewards_KN = np.stack([GRID[:, 0], -GRID[:, 0]], axis=1)
+    assert metrics.controllability(GRID, rewards_KN) == 1.0
+    rewards_KN[[4, 5]] = rewards_KN[[5, 4]]
+    assert metrics.controllability(GRID, rewards_KN) == pytest.approx(54 / 55)
+    assert round(metrics.controllability(GRID, rewards_KN), 3) == 0.982
+
+
+@pytest.mark.parametrize(("middle", "thirds"), [([0.5, 0.5], 3), ([1.5, 0.5], 2), ([1.5, 1.5], 1)])
+def test_controllability_of_three_preferences_comes_in_thirds(middle, thirds):
+    value = metrics.controllability([[1, 0], [0.5, 0.5], [0, 1]], [[1, 0], middle, [0, 1]])
+    assert value == pytest.approx(thirds / 3)
+
+
+def test_equal_weights_ask_for_nothing():
+    grid = simplex_grid(3)
+    first, second = np.triu_indices(66, k=1)
+    every_weight_differs = ((grid[first] - grid[second]).round(9) != 0).all(axis=1).mean()
+    assert every_weight_differs == pytest.approx(
+        9 / 13
+    )  # .69: all that could be scored if equal weights were not skipped
+    assert metrics.controllability(grid, 2.0 * grid - 1.0) == 1.0
+
+
+def test_a_tie_in_reward_is_not_control():
+    assert metrics.controllability([[1, 0], [0, 1]], [[0.5, 0.0], [0.5, 1.0]]) == 0.0
+
+
+@given(rewards(3, least=6, most=6), st.permutations(range(6)))
+def test_controllability_ignores_the_order_of_solutions_and_the_scale_of_rewards(rewards_KN, order):
+    preferences_KN = simplex_grid(3, step=0.5)
+    value = metrics.controllability(preferences_KN, rewards_KN)
+    assert value == pytest.approx(controllability_slowly(preferences_KN, rewards_KN))
+    assert metrics.controllability(preferences_KN[order], rewards_KN[order]) == pytest.approx(value)
+    assert metrics.controllability(preferences_KN, 3.0 * rewards_KN - 7.0) == pytest.approx(value)
+
+
+# length of front
+
+
+@given(rewards(3))
+def test_length_counts_distinct_solutions_that_none_dominates(rewards_KN):
+    kept = {tuple(p) for p, worse in zip(rewards_KN, dominated(rewards_KN), strict=True) if not worse}
+    assert metrics.length_of_front(rewards_KN) == len(kept)
+
+
+def test_length_maximises():
+    assert metrics.length_of_front([[1, 1], [2, 2], [0, 3], [2, 2]]) == 2
+
+
+# sparsity
+
+
+def test_sparsity_follows_the_preferences_not_the_rows():
+    preferences_KN = [[0, 1], [1, 0], [0.5, 0.5]]
+    rewards_KN = [[0, 0], [3, 4], [3, 0]]  # in preference order: (3,4) → (3,0) → (0,0), squared 16 and 9
+    assert metrics.sparsity(preferences_KN, rewards_KN) == pytest.approx(12.5)
+
+
+def test_sparsity_of_three_objectives_sorts_each_by_itself():
+    rewards_KN = [[0, 5, 1], [2, 1, 1], [1, 2, 4]]  # gaps 1,1 · 1,3 · 0,3 → (2 + 10 + 9) / 2
+    assert metrics.sparsity(np.eye(3), rewards_KN) == pytest.approx(10.5)
+
+
+# spacing
+
+
+@given(rewards(2, least=2))
+def test_spacing_equals_a_slow_loop(rewards_KN):
+    nearest = [
+        min(float(np.hypot(*(p - q))) for j, q in enumerate(rewards_KN) if j != i) for i, p in enumerate(rewards_KN)
+    ]
+    mean = sum(nearest) / len(nearest)
+    expected = (sum((d - mean) ** 2 for d in nearest) / len(nearest)) ** 0.5
+    assert metrics.spacing(rewards_KN) == pytest.approx(expected, abs=1e-9)
+
+
+def test_spacing_of_an_even_front_is_zero():
+    assert metrics.spacing(np.stack([GRID[:, 0], 1 - GRID[:, 0]], axis=1)) == pytest.approx(0.0, abs=1e-12)
+
+
+@given(rewards(2, least=11, most=11), st.permutations(range(11)))
+def test_no_metric_depends_on_the_order_of_solutions(rewards_KN, order):
+    def every(preferences_KN, rewards_KN):
+        return [
+            metrics.hypervolume(rewards_KN, [-9.0, -9.0]),
+            metrics.inner_product(preferences_KN, rewards_KN),
+            metrics.length_of_front(rewards_KN),
+            metrics.sparsity(preferences_KN, rewards_KN),
+            metrics.spacing(rewards_KN),
+        ]
+
+    assert every(GRID[order], rewards_KN[order]) == pytest.approx(every(GRID, rewards_KN))
+
+
+# errors
+
+WITH_PREFERENCES = [metrics.inner_product, metrics.controllability, metrics.sparsity]
+ALONE = [lambda r: metrics.hypervolume(r, [0.0, 0.0]), metrics.length_of_front, metrics.spacing]
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("metric", [*ALONE, *(lambda r, m=m: m([[1, 0], [0, 1]], r) for m in WITH_PREFERENCES)])
+def test_nan_is_an_error_and_never_a_skipped_solution(metric, bad):
+    with pytest.raises(FrontError, match=r"entry \[1, 0\]"):
+        metric([[1.0, 2.0], [bad, 1.0]])
+
+
+def test_nan_in_the_reference_is_an_error():
+    with pytest.raises(FrontError, match="reference point must be finite"):
+        metrics.hypervolume([[1.0, 2.0]], [np.nan, 0.0])
+
+
+@pytest.mark.parametrize("reference", [[0.0], [0.0, 0.0, 0.0], 0.0])
+def test_a_reference_of_another_length_is_refused(reference):
+    with pytest.raises(FrontError, match="each of the 2 objectives"):
+        metrics.hypervolume([[1.0, 2.0]], reference)
+
+
+@pytest.mark.parametrize("bad", [[1.0, 2.0], [[1.0], [2.0]], [[[1.0, 2.0]]], np.empty((3, 0))])
+@pytest.mark.parametrize("metric", ALONE)
+def test_one_objective_is_no_front(metric, bad):
+    with pytest.raises(FrontError, match="at least 2 objectives"):
+        metric(bad)
+
+
+@pytest.mark.parametrize("metric", [metrics.controllability, metrics.sparsity])
+def test_one_solution_cannot_be_compared(metric):
+    with pytest.raises(FrontError, match="at least 2 solutions"):
+        metric([[1, 0]], [[1.0, 2.0]])
+
+
+@pytest.mark.parametrize("metric", WITH_PREFERENCES)
+@pytest.mark.parametrize(
+    ("preferences", "message"),
+    [
+        ([[1, 0], [1, 0]], "rows 0 and 1 are both"),
+        ([[1, 0], [0.4, 0.4]], "sum to 1"),
+        ([[1, 0], [np.nan, 1]], "finite"),
+        ([[1, 0], [0.5, 0.5], [0, 1]], "one preference for each row"),
+        ([[1, 0, 0], [0, 1, 0]], "2 objectives"),
+    ],
+)
+def test_preferences_must_fit(metric, preferences, message):
+    with pytest.raises(FrontError, match=message):
+        metric(preferences, [[1.0, 2.0], [2.0, 1.0]])
+
+
+def test_no_input_is_changed():
+    preferences_KN, rewards_KN = GRID.copy(), np.stack([GRID[:, 0], 1 - GRID[:, 0] ** 2], axis=1)
+    before = rewards_KN.copy()
+    metrics.sparsity(preferences_KN, rewards_KN)
+    metrics.hypervolume(rewards_KN, [-1.0, -1.0])
+    metrics.length_of_front(rewards_KN)
+    np.testing.assert_array_equal(rewards_KN, before)
+    np.testing.assert_array_equal(preferences_KN, GRID)
+
+
+# bootstrap
+
+
+def test_intervals_have_the_width_that_theory_gives():
+    scores_PSN = np.random.default_rng(0).normal([5.0, -1.0], [1.0, 3.0], size=(400, 1, 2))
+    lower, upper = metrics.bootstrap_intervals(scores_PSN).T
+    np.testing.assert_allclose(upper - lower, 2 * 1.96 * scores_PSN.std(axis=(0, 1)) / 20, rtol=0.08)
+    assert ((lower < scores_PSN.mean(axis=(0, 1))) & (scores_PSN.mean(axis=(0, 1)) < upper)).all()
+
+
+def test_more_samples_of_the_same_prompts_do_not_narrow_the_interval():
+    one = np.random.default_rng(1).normal(size=(50, 1, 2))
+    np.testing.assert_allclose(metrics.bootstrap_intervals(one), metrics.bootstrap_intervals(one.repeat(9, axis=1)))
+
+
+def test_declined_samples_enter_neither_sum_nor_count():
+    scores_PSN = np.random.default_rng(2).normal(size=(30, 1, 2))
+    padded = np.concatenate([scores_PSN, np.full_like(scores_PSN, np.nan)], axis=1)
+    np.testing.assert_allclose(metrics.bootstrap_intervals(padded), metrics.bootstrap_intervals(scores_PSN))
+
+
+@pytest.mark.parametrize(
+    ("scores", "message"),
+    [
+        (np.zeros((1, 4, 2)), "at least 2 prompts"),
+        (np.full((3, 1, 2), np.nan), "at least one score"),
+        (np.full((3, 1, 2), np.inf), "finite"),
+    ],
+)
+def test_what_has_no_interval_is_refused(scores, message):
+    with pytest.raises(FrontError, match=message):
+        metrics.bootstrap_intervals(scores)
