@@ -1,0 +1,49 @@
+"""The `bonesoup` command: one thin file per subcommand, all over the public functions.
+
+Nothing heavy is imported before a subcommand runs, so that `bonesoup --help` is instant.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from trl_bonesoup import __version__
+from trl_bonesoup.cli import card, demo, evaluate, merge, plot, seek, sweep
+from trl_bonesoup.cli.options import apply_config
+from trl_bonesoup.errors import BoneSoupError
+
+_COMMANDS = (demo, seek, merge, sweep, evaluate, plot, card)
+
+_DESCRIPTION = """\
+Train a few backbones once, then serve every balance of competing rewards.
+
+  bonesoup demo                                        the whole method on a small real model
+  bonesoup seek --config seek.yml                      train the backbones, write soup.json
+  bonesoup merge run out --preference helpful=0.7,harmless=0.3
+  bonesoup sweep run soups --grid 0.1                  all preferences of a grid in one pass
+  bonesoup evaluate run --prompts prompts.txt --out front.json
+  bonesoup plot front.json front.png
+  bonesoup card run out --preference helpful=0.7,harmless=0.3 --front front.json
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit status: 0, 2 for an error that the user can mend, 130 if interrupted."""
+    parser = argparse.ArgumentParser(
+        prog="bonesoup", description=_DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--version", action="version", version=f"trl-bonesoup {__version__}")
+    subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for command in _COMMANDS:
+        command.add_parser(subparsers)
+    try:
+        arguments = apply_config(parser, sys.argv[1:] if argv is None else list(argv))
+        return arguments.run(arguments) or 0
+    except BoneSoupError as error:
+        print(f"bonesoup: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\nbonesoup: interrupted. Finished parts are kept; run the same command to continue.", file=sys.stderr)
+        return 130

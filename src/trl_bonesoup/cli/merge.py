@@ -1,0 +1,68 @@
+"""`bonesoup merge`: write the soup of one preference."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from trl_bonesoup.cli import options
+
+_EPILOG = """\
+examples:
+  bonesoup merge run out --preference helpful=0.7,harmless=0.3           one PEFT adapter, exact
+  bonesoup merge run out --preference helpful=0.7,harmless=0.3 --full    a full checkpoint
+  bonesoup merge run --preference 0.7,0.3 --print-yaml > bonesoup.yml    for: mergekit-yaml bonesoup.yml out
+"""
+
+
+def add_parser(subparsers: Any) -> None:
+    """Describe the command."""
+    parser = options.new_parser(subparsers, "merge", run, "Write the soup of one preference, with its card.", _EPILOG)
+    options.add_soup(parser)
+    parser.add_argument("out", metavar="OUT", nargs="?", help="folder to write; it appears complete or not at all")
+    options.add_preference(parser, required=True)
+    parser.add_argument("--full", action="store_true", help="a full checkpoint instead of an adapter")
+    parser.add_argument("--dtype", metavar="DTYPE", help="of a full checkpoint: float32, bfloat16 or float16")
+    parser.add_argument("--front", metavar="FILE", help="front.json whose measured rewards go into the card")
+    parser.add_argument("--overwrite", action="store_true", help="replace a model that is already there")
+    parser.add_argument("--print-yaml", action="store_true", help="print the mergekit-yaml recipe and write nothing")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Merge and describe."""
+    from trl_bonesoup.errors import ConfigurationError
+    from trl_bonesoup.soup.recipe import mergekit_yaml
+    from trl_bonesoup.soup.source import open_soup
+
+    source = open_soup(arguments.soup, base_model=arguments.base_model)
+    preference = options.parse_preference(arguments.preference, source.manifest)
+    extrapolation = options.parse_extrapolation(arguments.extrapolation)
+    if arguments.print_yaml:
+        print(mergekit_yaml(source.manifest, source.folder, preference, extrapolation, arguments.dtype), end="")
+        return
+    if arguments.out is None:
+        raise ConfigurationError("OUT is missing: say which folder to write, or give --print-yaml.")
+    from trl_bonesoup.cli.card import describe
+    from trl_bonesoup.soup.export import merge
+
+    options.show_warnings_plainly()
+    export = merge(
+        arguments.soup,
+        arguments.out,
+        preference,
+        extrapolation=extrapolation,
+        full=arguments.full,
+        overwrite=arguments.overwrite,
+        base_model=arguments.base_model,
+        dtype=arguments.dtype,
+    )
+    describe(source, export.path, preference, extrapolation, full=export.full, front_path=arguments.front)
+    shares = ", ".join(
+        f"{name} {share:g} (λ {coefficient:+.4g})"
+        for name, share, coefficient in zip(
+            source.manifest.objective_names, preference, export.coefficients, strict=True
+        )
+    )
+    print(f"Wrote {'a full checkpoint' if export.full else 'an adapter'} to {export.path}: {shares}.")
+    if export.rounding_loss:
+        print(f"Rounding to its dtype loses {export.rounding_loss:.2%} of the soup's effect.")

@@ -1,0 +1,249 @@
+"""What the subcommands share: settings from YAML, and the text forms of preferences, rewards and prompts."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from trl_bonesoup.errors import ConfigurationError
+from trl_bonesoup.manifest import SoupManifest
+
+
+def new_parser(
+    subparsers: Any, name: str, run: Callable[[argparse.Namespace], int | None], help: str, epilog: str = ""
+) -> argparse.ArgumentParser:
+    """Add a subcommand that takes its settings from flags, or from a YAML file given by --config."""
+    parser = subparsers.add_parser(
+        name, help=help, description=help, epilog=epilog, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.set_defaults(run=run, parser=parser)
+    parser.add_argument(
+        "--config",
+        metavar="FILE",
+        help="YAML file of settings: the names below without dashes in front; flags override it",
+    )
+    return parser
+
+
+def apply_config(parser: argparse.ArgumentParser, argv: Sequence[str]) -> argparse.Namespace:
+    """Parse the command line; where it names a --config, parse it again with that file's settings as defaults."""
+    arguments = parser.parse_args(argv)
+    if arguments.config is None:
+        return arguments
+    command = arguments.parser
+    actions = {action.dest: action for action in command._actions if action.dest not in ("help", "config")}
+    settings = _read_yaml(Path(arguments.config))
+    for key, value in settings.items():
+        action = actions.get(key.replace("-", "_"))
+        if action is None:
+            names = ", ".join(sorted(actions))
+            raise ConfigurationError(f"{arguments.config} has an unknown setting {key!r}; known: {names}.")
+        command.set_defaults(**{action.dest: _as_typed(action, value, arguments.config)})
+        action.required = False
+        if not action.option_strings:
+            action.nargs = "?"
+    return parser.parse_args(argv)
+
+
+def add_soup(parser: argparse.ArgumentParser) -> None:
+    """Add the soup that a command starts from."""
+    parser.add_argument("soup", metavar="SOUP", help="folder of soup.json, or id of a soup on the Hub")
+    parser.add_argument("--base-model", metavar="MODEL", help="use this base model instead of the recorded one")
+
+
+def add_preference(parser: argparse.ArgumentParser, *, required: bool) -> None:
+    """Add one preference with its extrapolation."""
+    parser.add_argument(
+        "--preference",
+        metavar="MU",
+        required=required,
+        help="helpful=0.7,harmless=0.3, or 0.7,0.3 in the order of the objectives; sums to 1",
+    )
+    add_extrapolation(parser)
+
+
+def add_extrapolation(parser: argparse.ArgumentParser) -> None:
+    """Add the extrapolation α."""
+    parser.add_argument(
+        "--extrapolation",
+        metavar="ALPHA",
+        default="0",
+        help="α in [0, 1): move away from the base model; one number, or one per objective: 0.1,0.3 (default 0)",
+    )
+
+
+def add_grid(parser: argparse.ArgumentParser) -> None:
+    """Add the preferences of a sweep or an evaluation."""
+    parser.add_argument(
+        "--grid", type=float, metavar="STEP", default=0.1, help="all preferences in steps of this (default 0.1)"
+    )
+    parser.add_argument(
+        "--preference", action="append", metavar="MU", help="this preference instead of a grid; may be repeated"
+    )
+    add_extrapolation(parser)
+
+
+def parse_preference(text: Any, manifest: SoupManifest) -> Any:
+    """Return μ, shape (N,), from "name=share,…", "share,…", or a YAML mapping or list."""
+    if isinstance(text, (dict, list)):
+        return manifest.preference(text)
+    parts = [part.strip() for part in str(text).split(",") if part.strip()]
+    if any("=" in part for part in parts):
+        named: dict[str, float] = {}
+        for part in parts:
+            name, _, share = part.rpartition("=")
+            named[name.strip()] = _number(share, f"--preference {text}")
+        return manifest.preference(named)
+    return manifest.preference([_number(part, f"--preference {text}") for part in parts])
+
+
+def parse_extrapolation(text: Any) -> float | list[float]:
+    """Return α from "0.2" or "0.1,0.3", or from what YAML made of them."""
+    values = text if isinstance(text, list) else str(text).split(",")
+    numbers = [_number(value, f"--extrapolation {text}") for value in values]
+    return numbers[0] if len(numbers) == 1 else numbers
+
+
+def parse_grid(arguments: argparse.Namespace, manifest: SoupManifest) -> np.ndarray:
+    """Return the preferences (K, N) that `add_grid`'s options ask for."""
+    from trl_bonesoup.weights import simplex_grid
+
+    if arguments.preference:
+        return np.stack([parse_preference(text, manifest) for text in arguments.preference])
+    return simplex_grid(len(manifest.objectives), arguments.grid)
+
+
+def parse_rewards(specs: Sequence[str]) -> tuple[list[Any], list[str]]:
+    """Return reward functions and objective names from "name=module:attribute", "module:attribute" or "scorer"."""
+    from trl_bonesoup.rewards.protocol import objective_names, reward_name
+    from trl_bonesoup.rewards.spec import load_reward
+
+    functions, names = [], []
+    for spec in specs:
+        name, separator, source = str(spec).partition("=")
+        function = load_reward(source if separator else name)
+        functions.append(function)
+        names.append(name if separator else reward_name(function))
+    return functions, list(objective_names(functions, names))
+
+
+def read_prompts(source: str, *, column: str = "prompt", limit: int | None = None) -> Any:
+    """Return a data set with a column "prompt".
+
+    Args:
+        source: a .txt file with one prompt per line; a .jsonl, .json, .csv or .parquet file; or a
+            data set on the Hub, as `org/name` or `org/name:split`.
+        column: the column that holds the prompts.
+        limit: use the first so many.
+
+    Raises:
+        ConfigurationError: if there is no such file, column or data set.
+    """
+    from datasets import Dataset, load_dataset
+
+    path = Path(source)
+    if path.suffix == ".txt":
+        if not path.is_file():
+            raise ConfigurationError(f"There is no file of prompts at {source}.")
+        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+        data = Dataset.from_dict({column: [line for line in lines if line]})
+    elif path.suffix in (".jsonl", ".json", ".csv", ".parquet"):
+        if not path.is_file():
+            raise ConfigurationError(f"There is no file of prompts at {source}.")
+        kind = "json" if path.suffix == ".jsonl" else path.suffix[1:]
+        data = load_dataset(kind, data_files=str(path), split="train")
+    else:
+        name, _, split = source.partition(":")
+        try:
+            data = load_dataset(name, split=split or "train")
+        except Exception as error:
+            raise ConfigurationError(
+                f"{source} is neither a .txt, .jsonl, .json, .csv or .parquet file nor a data set on the Hub: {error}"
+            ) from error
+    if column not in data.column_names:
+        raise ConfigurationError(f"{source} has no column {column!r}; it has {data.column_names}.")
+    if column != "prompt":
+        data = data.rename_column(column, "prompt")
+    return data if limit is None else data.select(range(min(limit, len(data))))
+
+
+def add_prompts(parser: argparse.ArgumentParser, *, required: bool) -> None:
+    """Add the prompts of training or evaluation."""
+    parser.add_argument(
+        "--prompts",
+        metavar="SOURCE",
+        required=required,
+        help=".txt (one per line), .jsonl, .json, .csv or .parquet file, or a data set on the Hub (org/name:split)",
+    )
+    parser.add_argument("--prompt-column", metavar="NAME", default="prompt", help='column of the prompts ("prompt")')
+    parser.add_argument("--limit", type=int, metavar="N", help="use the first N prompts")
+    parser.add_argument("--chat", action="store_true", help="send plain prompts as user messages of a conversation")
+
+
+def prompts_from(arguments: argparse.Namespace) -> Any:
+    """Return the data set that `add_prompts`'s options ask for."""
+    data = read_prompts(arguments.prompts, column=arguments.prompt_column, limit=arguments.limit)
+    if arguments.chat:
+        data = data.map(lambda row: {"prompt": [{"role": "user", "content": row["prompt"]}]})
+    return data
+
+
+def add_rewards(parser: argparse.ArgumentParser, *, required: bool) -> None:
+    """Add the reward functions."""
+    parser.add_argument(
+        "--reward",
+        action="append",
+        metavar="SPEC",
+        required=required,
+        help="a reward function, once per objective: [name=]module:attribute, or positivity, brevity or plainness",
+    )
+
+
+def show_warnings_plainly() -> None:
+    """Print a warning as one line, without the source line that raised it."""
+    import warnings
+
+    warnings.formatwarning = lambda message, category, *_args, **_kwargs: f"bonesoup: warning: {message}\n"
+
+
+def _number(text: Any, where: str) -> float:
+    try:
+        number = float(text)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not math.isfinite(number):
+        raise ConfigurationError(f"{where}: {text!r} is not a number.")
+    return number
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    import yaml
+
+    try:
+        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigurationError(f"The settings {path} cannot be read: {error.strerror}.") from error
+    except yaml.YAMLError as error:
+        raise ConfigurationError(f"{path} is not valid YAML: {error}") from error
+    if not isinstance(settings, dict):
+        raise ConfigurationError(f"{path} must hold settings as `name: value` lines.")
+    return {str(key): value for key, value in settings.items()}
+
+
+def _as_typed(action: argparse.Action, value: Any, where: str) -> Any:
+    if isinstance(action, argparse._AppendAction):
+        return value if isinstance(value, list) else [value]
+    if action.type is not None and value is not None:
+        try:
+            return action.type(value)  # type: ignore[operator]
+        except (TypeError, ValueError) as error:
+            raise ConfigurationError(f"{where}: {action.dest} cannot be {value!r}.") from error
+    if action.nargs == 0 and not isinstance(value, bool):
+        raise ConfigurationError(f"{where}: {action.dest} must be true or false; got {json.dumps(value)}.")
+    return value

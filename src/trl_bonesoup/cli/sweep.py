@@ -1,0 +1,43 @@
+"""`bonesoup sweep`: write the soups of many preferences in one pass."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from trl_bonesoup.cli import options
+
+_EPILOG = """\
+examples:
+  bonesoup sweep run soups --grid 0.1                               every preference in steps of 0.1
+  bonesoup sweep run soups --preference 0.7,0.3 --preference 0.5,0.5
+"""
+
+
+def add_parser(subparsers: Any) -> None:
+    """Describe the command."""
+    parser = options.new_parser(subparsers, "sweep", run, "Write the soups of many preferences in one pass.", _EPILOG)
+    options.add_soup(parser)
+    parser.add_argument("out", metavar="OUT", help="folder for the soups, one folder each; finished ones are kept")
+    options.add_grid(parser)
+    parser.add_argument("--full", action="store_true", help="full checkpoints instead of adapters")
+    parser.add_argument("--overwrite", action="store_true", help="replace folders that hold another model")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Write what is missing."""
+    from trl_bonesoup.soup.source import open_soup
+    from trl_bonesoup.soup.sweep import sweep
+
+    options.show_warnings_plainly()
+    source = open_soup(arguments.soup, base_model=arguments.base_model)
+    folders = sweep(
+        arguments.soup,
+        arguments.out,
+        options.parse_grid(arguments, source.manifest),
+        full=arguments.full,
+        extrapolation=options.parse_extrapolation(arguments.extrapolation),
+        overwrite=arguments.overwrite,
+        base_model=arguments.base_model,
+    )
+    print(f"{len(folders)} soups in {arguments.out}, from {folders[0].name} to {folders[-1].name}.")
