@@ -3,6 +3,7 @@
 import inspect
 
 import pytest
+from mergekit import merge, plan
 from mergekit.config import (
     ConditionalParameter,
     InputModelDefinition,
@@ -16,7 +17,6 @@ from mergekit.io.tasks import ReturnTensor, SaveTensor
 from mergekit.merge_methods import base, easy_define, registry, task_adapter
 from mergekit.scripts import merge_raw_pytorch
 
-from mergekit import merge, plan
 from mergekit_bonesoup import bone_soup
 
 

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 from datasets import Dataset
-
 from tiny import save_tiny
+
 from trl_bonesoup import MultiRewardPPOConfig
 
 

@@ -9,8 +9,8 @@ import torch
 from datasets import Dataset
 from peft import LoraConfig
 from safetensors.torch import load_file
-
 from tiny import count_word
+
 from trl_bonesoup import MultiRewardPPOTrainer, SoupManifest, circulant_weights, seek
 from trl_bonesoup.errors import ConfigurationError, WeightsError
 

@@ -11,9 +11,9 @@ import torch
 from datasets import Dataset
 from peft import LoraConfig, PeftModel
 from safetensors import safe_open
+from tiny import count_word
 from transformers import AutoModelForCausalLM
 
-from tiny import count_word
 from trl_bonesoup import MultiRewardPPOTrainer, circulant_weights
 from trl_bonesoup.errors import ConfigurationError, RewardError, WeightsError
 

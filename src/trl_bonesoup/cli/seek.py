@@ -28,7 +28,9 @@ with a common disk, give each one its own --backbone, then run the command witho
 
 def add_parser(subparsers: Any) -> None:
     """Describe the command."""
-    parser = options.new_parser(subparsers, "seek", run, "Train one backbone per objective and write soup.json.", _EPILOG)
+    parser = options.new_parser(
+        subparsers, "seek", run, "Train one backbone per objective and write soup.json.", _EPILOG
+    )
     parser.add_argument("--model", metavar="MODEL", required=True, help="model that every backbone starts from")
     options.add_rewards(parser, required=True)
     parser.add_argument(

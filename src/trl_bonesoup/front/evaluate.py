@@ -269,7 +269,7 @@ def _provenance(
 ) -> dict[str, Any]:
     manifest = soup.manifest
     return {
-        "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "base_model": manifest.base_model.model_dump(mode="json"),
         "backbones": [backbone.model_dump(mode="json") for backbone in manifest.backbones],
         "combination_weights": manifest.weights.tolist(),

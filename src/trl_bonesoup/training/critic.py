@@ -30,7 +30,9 @@ class ValueHead(nn.Module):
 
 
 @contextmanager
-def value_tap(trunk: nn.Module, head: nn.Module, num_tokens: int, *, detach: bool = False) -> Iterator[list[Tensor]]:
+def value_tap(
+    trunk: nn.Module, head: nn.Module, num_tokens: int, *, detach: bool = False, trim: bool = False
+) -> Iterator[list[Tensor]]:
     """Collect the values of the last `num_tokens` tokens from every forward pass of `trunk` inside the context.
 
     The value of token t is read where the policy chose it, at position t-1: it estimates the return
@@ -41,15 +43,21 @@ def value_tap(trunk: nn.Module, head: nn.Module, num_tokens: int, *, detach: boo
         head: maps (B, T, D) to (B, T).
         num_tokens: number T of completion tokens at the end of each row.
         detach: keep the critic's gradient out of the trunk.
+        trim: hand only the last T+1 hidden states on to the language-model head, which then does no
+            work for the prompt.
 
     Yields:
         A list that receives one (B, T) tensor per forward pass.
     """
     values: list[Tensor] = []
 
-    def read(_module: nn.Module, _args: tuple, output: Any) -> None:
-        hidden_BTD = output.last_hidden_state[:, -(num_tokens + 1) : -1]
-        values.append(head(hidden_BTD.detach() if detach else hidden_BTD))
+    def read(_module: nn.Module, _args: tuple, output: Any) -> Any:
+        hidden_BTD = output.last_hidden_state[:, -(num_tokens + 1) :]
+        states_BTD = hidden_BTD[:, :-1]
+        values.append(head(states_BTD.detach() if detach else states_BTD))
+        if trim:
+            output.last_hidden_state = hidden_BTD
+        return output
 
     handle = trunk.register_forward_hook(read)
     try:

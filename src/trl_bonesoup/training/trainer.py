@@ -190,17 +190,43 @@ class MultiRewardPPOTrainer(GRPOTrainer):
         input_ids: Tensor,
         attention_mask: Tensor,
         logits_to_keep: int,
-        *args: Any,
-        **kwargs: Any,
-    ) -> Any:
-        """Also read the critic's values from the same forward pass, into `_values_BT`."""
-        trunk = _causal_lm(self.accelerator.unwrap_model(self.model)).base_model
-        with value_tap(trunk, self.critic, logits_to_keep, detach=self.args.detach_critic) as values:
-            outputs = super()._get_per_token_logps_and_entropies(
-                model, input_ids, attention_mask, logits_to_keep, *args, **kwargs
-            )
+        batch_size: int | None = None,
+        compute_entropy: bool = False,
+        compute_aux_loss: bool = False,
+        **inputs: Any,
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """Return what GRPOTrainer returns, and read the critic's values from the same forward pass, into `_values_BT`.
+
+        For text, the language-model head sees the completion alone. GRPOTrainer's own pass, which
+        off CUDA also scores every prompt position, is left to images and mixtures of experts.
+        """
+        upstream = compute_aux_loss or any(value is not None for value in inputs.values())
+        trunk = _causal_lm(self.accelerator.unwrap_model(model)).base_model
+        with value_tap(trunk, self.critic, logits_to_keep, detach=self.args.detach_critic, trim=not upstream) as values:
+            if upstream:
+                outputs = super()._get_per_token_logps_and_entropies(
+                    model, input_ids, attention_mask, logits_to_keep, batch_size, compute_entropy, compute_aux_loss,
+                    **inputs,
+                )  # fmt: skip
+            else:
+                outputs = self._completion_logps(
+                    model, input_ids, attention_mask, logits_to_keep, batch_size or len(input_ids)
+                )
         self._values_BT = torch.cat(values) if values else None
         return outputs
+
+    def _completion_logps(
+        self, model: nn.Module, input_ids: Tensor, attention_mask: Tensor, num_tokens: int, batch_size: int
+    ) -> tuple[Tensor, Tensor | None, None]:
+        logps, entropies = [], []
+        kept = slice(-(num_tokens + 1), None)
+        for ids, mask in zip(input_ids.split(batch_size), attention_mask.split(batch_size), strict=True):
+            labels = ids[:, kept].masked_fill(mask[:, kept] == 0, -100)
+            with self.accelerator.autocast():
+                outputs = model(input_ids=ids, attention_mask=mask, labels=labels, fused_lm_head=True)
+            logps.append(outputs.log_probs)
+            entropies.append(outputs.entropy)
+        return torch.cat(logps), None if entropies[0] is None else torch.cat(entropies), None
 
     def _calculate_rewards(self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any) -> Tensor:
         """Keep the raw scores of all processes, (B · processes, N), with NaN where an objective has none."""
@@ -303,12 +329,13 @@ class MultiRewardPPOTrainer(GRPOTrainer):
 
     def _reference_logps(self, batch: dict[str, Any]) -> Tensor:
         """Log-probabilities under the policy before training: a frozen copy, or the model without its adapter."""
+        values_BT = self._values_BT  # the pass below replaces them by values of another policy
         if self.ref_model is not None:
-            return self._rollout_logps(batch, self.ref_model)
-        policy = self.accelerator.unwrap_model(self.model)
-        values_BT = self._values_BT
-        with use_adapter(policy, adapter_name="ref" if "ref" in policy.peft_config else None):
-            logps_BT = self._rollout_logps(batch, self.model)
+            logps_BT = self._rollout_logps(batch, self.ref_model)
+        else:
+            policy = self.accelerator.unwrap_model(self.model)
+            with use_adapter(policy, adapter_name="ref" if "ref" in policy.peft_config else None):
+                logps_BT = self._rollout_logps(batch, self.model)
         self._values_BT = values_BT
         return logps_BT
 
