@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for command in _COMMANDS:
         command.add_parser(subparsers)
     try:
-        arguments = apply_config(parser, sys.argv[1:] if argv is None else list(argv))
+        arguments = apply_config(parser, subparsers.choices, sys.argv[1:] if argv is None else list(argv))
         return arguments.run(arguments) or 0
     except BoneSoupError as error:
         print(f"bonesoup: {error}", file=sys.stderr)

@@ -34,7 +34,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--out", metavar="DIR", default="bonesoup-demo", help="folder of the run (bonesoup-demo)")
     parser.add_argument(
         "--objective",
-        action="append",
+        action=options.Repeat,
         metavar="SPEC",
         help="reward function, once per objective (default: positivity and plainness); see `bonesoup seek --help`",
     )
@@ -131,6 +131,7 @@ def _seek(arguments: argparse.Namespace, model: str, rewards: list[Any], names: 
         save_strategy="no",
         report_to="none",
         disable_tqdm=False,
+        dataloader_pin_memory=False,
         activation_checkpointing=False,
     )
     manifest = seek(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,17 @@ from trl_bonesoup.errors import ConfigurationError
 from trl_bonesoup.manifest import SoupManifest
 
 
+class Repeat(argparse.Action):
+    """Collects the values of a repeated flag; the first one replaces what a settings file gave."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+        """Add one value."""
+        given = getattr(namespace, f"_{self.dest}_given", [])
+        given = [*given, values]
+        setattr(namespace, f"_{self.dest}_given", given)
+        setattr(namespace, self.dest, given)
+
+
 def new_parser(
     subparsers: Any, name: str, run: Callable[[argparse.Namespace], int | None], help: str, epilog: str = ""
 ) -> argparse.ArgumentParser:
@@ -22,7 +33,7 @@ def new_parser(
     parser = subparsers.add_parser(
         name, help=help, description=help, epilog=epilog, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.set_defaults(run=run, parser=parser)
+    parser.set_defaults(run=run)
     parser.add_argument(
         "--config",
         metavar="FILE",
@@ -31,20 +42,22 @@ def new_parser(
     return parser
 
 
-def apply_config(parser: argparse.ArgumentParser, argv: Sequence[str]) -> argparse.Namespace:
-    """Parse the command line; where it names a --config, parse it again with that file's settings as defaults."""
-    arguments = parser.parse_args(argv)
-    if arguments.config is None:
-        return arguments
-    command = arguments.parser
+def apply_config(
+    parser: argparse.ArgumentParser, commands: Mapping[str, argparse.ArgumentParser], argv: Sequence[str]
+) -> argparse.Namespace:
+    """Parse the command line, after making the settings of its --config file the command's defaults."""
+    finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    finder.add_argument("--config")
+    file = finder.parse_known_args(argv)[0].config
+    command = commands.get(argv[0]) if argv else None
+    if file is None or command is None:
+        return parser.parse_args(argv)
     actions = {action.dest: action for action in command._actions if action.dest not in ("help", "config")}
-    settings = _read_yaml(Path(arguments.config))
-    for key, value in settings.items():
+    for key, value in _read_yaml(Path(file)).items():
         action = actions.get(key.replace("-", "_"))
         if action is None:
-            names = ", ".join(sorted(actions))
-            raise ConfigurationError(f"{arguments.config} has an unknown setting {key!r}; known: {names}.")
-        command.set_defaults(**{action.dest: _as_typed(action, value, arguments.config)})
+            raise ConfigurationError(f"{file} has an unknown setting {key!r}; known: {', '.join(sorted(actions))}.")
+        command.set_defaults(**{action.dest: _as_typed(action, value, file)})
         action.required = False
         if not action.option_strings:
             action.nargs = "?"
@@ -84,7 +97,7 @@ def add_grid(parser: argparse.ArgumentParser) -> None:
         "--grid", type=float, metavar="STEP", default=0.1, help="all preferences in steps of this (default 0.1)"
     )
     parser.add_argument(
-        "--preference", action="append", metavar="MU", help="this preference instead of a grid; may be repeated"
+        "--preference", action=Repeat, metavar="MU", help="this preference instead of a grid; may be repeated"
     )
     add_extrapolation(parser)
 
@@ -198,7 +211,7 @@ def add_rewards(parser: argparse.ArgumentParser, *, required: bool) -> None:
     """Add the reward functions."""
     parser.add_argument(
         "--reward",
-        action="append",
+        action=Repeat,
         metavar="SPEC",
         required=required,
         help="a reward function, once per objective: [name=]module:attribute, or positivity, brevity or plainness",
@@ -237,7 +250,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
 
 
 def _as_typed(action: argparse.Action, value: Any, where: str) -> Any:
-    if isinstance(action, argparse._AppendAction):
+    if isinstance(action, Repeat):
         return value if isinstance(value, list) else [value]
     if action.type is not None and value is not None:
         try:

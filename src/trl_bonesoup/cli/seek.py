@@ -44,10 +44,14 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--lora-r", type=int, metavar="R", default=16, help="rank of the LoRA adapters (default 16)")
     parser.add_argument("--full", action="store_true", help="train whole models instead of LoRA adapters")
     parser.add_argument(
-        "--backbone", type=int, action="append", metavar="J", help="train only this backbone, from 0; may be repeated"
+        "--backbone",
+        type=int,
+        action=options.Repeat,
+        metavar="J",
+        help="train only this backbone, from 0; may be repeated",
     )
     parser.add_argument(
-        "--set", action="append", metavar="NAME=VALUE", default=None, help="a training setting; may be repeated"
+        "--set", action=options.Repeat, metavar="NAME=VALUE", default=None, help="a training setting; may be repeated"
     )
 
 

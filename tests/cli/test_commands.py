@@ -1,0 +1,208 @@
+"""The commands, run as a user would: from two rewards to a merged model with its card, on a tiny base."""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+from tiny import save_tiny
+from transformers import AutoModelForCausalLM
+
+from trl_bonesoup import Front, SoupManifest
+from trl_bonesoup.cli import main
+
+COMMANDS = ("demo", "seek", "merge", "sweep", "evaluate", "plot", "card")
+REWARDS = """
+def says(word):
+    def reward(completions, **columns):
+        return [float(text.split().count(word)) for text in completions]
+    return reward
+five, seven = says("w5"), says("w7")
+"""
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A base model, prompts and a module of rewards, as a user would have them."""
+    folder = tmp_path_factory.mktemp("work")
+    save_tiny(folder / "sft")
+    (folder / "tiny_cli_rewards.py").write_text(REWARDS)
+    (folder / "prompts.txt").write_text("\n".join(f"w{i} w{i + 1}" for i in range(16)) + "\n\n")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(work: Path) -> Path:
+    """A soup that `bonesoup seek` trained from a YAML file."""
+    settings = {
+        "model": str(work / "sft"),
+        "reward": ["five=tiny_cli_rewards:five", "seven=tiny_cli_rewards:seven"],
+        "dominance": 0.8,
+        "prompts": str(work / "prompts.txt"),
+        "output-dir": str(work / "run"),
+        "lora_r": 4,
+        "set": {"max_steps": 8, "max_completion_length": 6, "learning_rate": 1e-2, "num_iterations": 2,
+                "save_strategy": "no", "use_cpu": True, "logging_steps": 1},
+    }  # fmt: skip
+    (work / "seek.yml").write_text(yaml.safe_dump(settings))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(work))
+        assert main(["seek", "--config", str(work / "seek.yml")]) == 0
+    return work / "run"
+
+
+@pytest.fixture(autouse=True)
+def importable(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(work))
+
+
+def test_help_is_fast_and_loads_nothing_heavy() -> None:
+    code = "import sys; from trl_bonesoup.cli import main; main(['seek', '--help'])"
+    started = time.monotonic()
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert time.monotonic() - started < 5.0  # under 1 s on a quiet machine; this one runs tests
+    assert "--dominance" in shown.stdout
+    code = code.replace("main(['seek', '--help'])", "assert not {'torch', 'transformers', 'trl'} & set(sys.modules)")
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_explains_itself(command: str, capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main([command, "--help"])
+    assert stop.value.code == 0
+    assert "--config FILE" in capsys.readouterr().out
+
+
+def test_seek_takes_yaml_and_flags_override_it(run: Path, work: Path, capsys: pytest.CaptureFixture) -> None:
+    manifest = SoupManifest.load(run)
+    assert manifest.objective_names == ("five", "seven")
+    assert manifest.weights[0].tolist() == pytest.approx([0.8, 0.2])
+    assert manifest.training["lora_r"] == 4
+    assert main(["seek", "--config", str(work / "seek.yml"), "--dominance", "0.7"]) == 2
+    assert "other settings (combination_weights" in capsys.readouterr().err
+
+
+def test_merge_writes_an_adapter_and_a_checkpoint(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    assert main(["merge", str(run), str(tmp_path / "adapter"), "--preference", "five=0.9,seven=0.1"]) == 0
+    # β = .8: λ = ((N-1)μ - (1-β)) / (Nβ - 1) = (.9 - .2)/.6, (.1 - .2)/.6
+    assert "five 0.9 (λ +1.167), seven 0.1 (λ -0.1667)" in capsys.readouterr().out
+    assert {"adapter_config.json", "adapter_model.safetensors", "README.md"} <= names_in(tmp_path / "adapter")
+    assert "+1.1667" in (tmp_path / "adapter" / "README.md").read_text()
+    assert main(["merge", str(run), str(tmp_path / "full"), "--preference", "0.9,0.1", "--full"]) == 0
+    AutoModelForCausalLM.from_pretrained(tmp_path / "full")
+    assert main(["merge", str(run), str(tmp_path / "full"), "--preference", "0.5,0.5", "--full"]) == 2
+    assert str(tmp_path / "full") in capsys.readouterr().err
+
+
+def names_in(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+def test_merge_prints_a_recipe(run: Path, capsys: pytest.CaptureFixture) -> None:
+    assert main(["merge", str(run), "--preference", "0.25,0.75", "--extrapolation", "0.2", "--print-yaml"]) == 0
+    recipe = yaml.safe_load(capsys.readouterr().out)
+    assert recipe["merge_method"] == "bone_soup"
+    assert [model["parameters"]["preference"] for model in recipe["models"]] == [0.25, 0.75]
+    assert recipe["parameters"] == {"beta": 0.8, "extrapolation": 0.2}
+
+
+def test_sweep_writes_every_point(run: Path, tmp_path: Path) -> None:
+    assert main(["sweep", str(run), str(tmp_path), "--grid", "0.5"]) == 0
+    assert names_in(tmp_path) == {"mu-1.00-0.00", "mu-0.50-0.50", "mu-0.00-1.00"}
+
+
+def test_evaluate_plot_and_card(run: Path, work: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    front, rewards = tmp_path / "front.json", ["--reward", "five=tiny_cli_rewards:five"]
+    rewards += ["--reward", "seven=tiny_cli_rewards:seven"]
+    arguments = ["--prompts", str(work / "prompts.txt"), "--grid", "0.5", "--max-new-tokens", "6", "--out", str(front)]
+    assert main(["evaluate", str(run), *arguments, *rewards]) == 0
+    assert "hypervolume" in capsys.readouterr().out
+    measured = Front.from_json(front)
+    assert measured.preferences_KN.tolist() == [[1.0, 0.0], [0.5, 0.5], [0.0, 1.0]]
+
+    assert main(["plot", str(front), str(tmp_path / "front.svg")]) == 0
+    assert (tmp_path / "front.svg").read_text().startswith("<?xml")
+
+    assert main(["merge", str(run), str(tmp_path / "soup"), "--preference", "0.5,0.5"]) == 0
+    assert "were not measured" in (tmp_path / "soup" / "README.md").read_text()
+    card = ["card", str(run), str(tmp_path / "soup"), "--preference", "0.5,0.5", "--front", str(front)]
+    assert main([*card, "--name", "org/soup", "--license", "mit"]) == 0
+    text = (tmp_path / "soup" / "README.md").read_text()
+    assert f"{measured.rewards_KN[1, 0]:.4g}" in text
+    assert "license: mit" in text
+
+
+def test_rewards_of_a_soup_are_not_run_unless_named(run: Path, work: Path, capsys: pytest.CaptureFixture) -> None:
+    assert main(["evaluate", str(run), "--prompts", str(work / "prompts.txt")]) == 2
+    assert "--reward name=module:attribute" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["merge", "RUN", "out", "--preference", "five=0.9"], "must sum to 1"),
+        (["merge", "RUN", "out", "--preference", "five=0.9,six=0.1"], "six"),
+        (["merge", "RUN", "out", "--preference", "a lot"], "is not a number"),
+        (["merge", "RUN", "--preference", "0.5,0.5"], "OUT is missing"),
+        (["merge", "no-such-folder", "out", "--preference", "0.5,0.5"], "no-such-folder"),
+        (["sweep", "RUN", "out", "--grid", "0.3"], "divide 1 evenly"),
+        (["evaluate", "RUN", "--prompts", "missing.txt", "--reward", "five=tiny_cli_rewards:five",
+          "--reward", "seven=tiny_cli_rewards:seven"], "missing.txt"),
+        (["plot", "missing.json", "out.png"], "missing.json"),
+        (["seek", "--model", "m", "--reward", "positivity", "--reward", "brevity", "--prompts", "PROMPTS",
+          "--output-dir", "out", "--set", "learning_rat=1"], "no field learning_rat"),
+        (["seek", "--model", "m", "--reward", "kindness", "--prompts", "p", "--output-dir", "out"], "kindness"),
+    ],
+)  # fmt: skip
+def test_mistakes_end_in_one_line(
+    run: Path, work: Path, arguments: list[str], message: str, capsys: pytest.CaptureFixture,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    places = {"RUN": str(run), "PROMPTS": str(work / "prompts.txt")}
+    assert main([places.get(argument, argument) for argument in arguments]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert "Traceback" not in error
+    assert names_in(tmp_path) == set()
+
+
+def test_a_repeated_flag_replaces_the_list_of_the_settings_file(work: Path, capsys: pytest.CaptureFixture) -> None:
+    arguments = ["seek", "--config", str(work / "seek.yml"), "--output-dir", str(work / "other")]
+    assert main([*arguments, "--reward", "a=no_such_module:x", "--reward", "b=no_such_module:y"]) == 2
+    assert "no_such_module:x" in capsys.readouterr().err
+
+
+def test_unknown_settings_in_yaml_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    (tmp_path / "seek.yml").write_text("model: m\ndominanze: 0.7\n")
+    arguments = ["seek", "--config", str(tmp_path / "seek.yml"), "--model", "m", "--reward", "brevity"]
+    assert main([*arguments, "--prompts", "p", "--output-dir", "out"]) == 2
+    assert "unknown setting 'dominanze'" in capsys.readouterr().err
+
+
+def test_the_demo_goes_from_rewards_to_a_merged_model(
+    work: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    """All stages on a tiny model, with the stock mergekit-yaml; a second call repeats only the cheap ones."""
+    arguments = ["demo", "--model", str(work / "sft"), "--out", str(tmp_path / "demo"), "--rollouts", "1"]
+    arguments += ["--objective", "five=tiny_cli_rewards:five", "--objective", "seven=tiny_cli_rewards:seven"]
+    arguments += ["--rollout-size", "8", "--answer-tokens", "6", "--test-prompts", "4"]
+    assert main(arguments) == 0
+    out = tmp_path / "demo"
+    shown = capsys.readouterr().out
+    assert "correlation of five and seven" in shown
+    assert {"front.png", "steering.png", "front.json", "samples.jsonl", "soup.json", "bonesoup.yml", "merged"} <= (
+        names_in(out)
+    )
+    assert not [name for name in names_in(out) if name.startswith(".")]
+    assert len(Front.from_json(out / "front.json")) == 11
+    AutoModelForCausalLM.from_pretrained(out / "merged")
+    assert "## Measured rewards" in (out / "merged" / "README.md").read_text()
+    before = (out / "front.json").stat().st_mtime_ns
+    assert main(arguments) == 0
+    assert (out / "front.json").stat().st_mtime_ns == before
+    assert json.loads((out / "logs" / "five.json").read_text())["steps"] == 2
