@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import importlib
 import inspect
+import sys
 import warnings
 from collections.abc import Callable
 from importlib.metadata import EntryPoint, entry_points
@@ -15,6 +16,8 @@ from mergekit_bonesoup import METHOD_NAME
 
 ENTRY_POINT_GROUP = "mergekit.merge_methods"
 """Group in which a distribution declares merge methods: `name = "module:method_object"`."""
+
+_OWN_MODULE = "mergekit_bonesoup.method"
 
 _GUARDED = {
     "mergekit.merge": (("run_merge", "merge_config"),),
@@ -27,8 +30,7 @@ _GUARDED = {
 def after_import(module: ModuleType) -> None:
     """Do what is due for a module of mergekit that was just imported; never let it fail mergekit."""
     try:
-        if module.__name__ == "mergekit.merge_methods":
-            register_methods()
+        register_methods()
         for path, argument in _GUARDED.get(module.__name__, ()):
             _guard(module, path, argument)
     except Exception as error:
@@ -39,15 +41,22 @@ def register_methods() -> None:
     """Register `bone_soup` and every merge method that an installed distribution declares.
 
     A name that mergekit knows already keeps its method. What cannot be loaded is left out with a
-    RuntimeWarning that names it.
+    RuntimeWarning that names it. A module that is being imported right now, which is how mergekit
+    came to be imported, has its turn when mergekit's next module is: before any merge is planned.
     """
-    _register("mergekit_bonesoup", _own_method)
+    if not _is_loading(_OWN_MODULE):
+        _register("mergekit_bonesoup", _own_method)
     for entry_point in entry_points(group=ENTRY_POINT_GROUP):
-        _register(_describe(entry_point), entry_point.load)
+        if not _is_loading(entry_point.module):
+            _register(_describe(entry_point), entry_point.load)
 
 
 def _own_method() -> Any:
-    return importlib.import_module("mergekit_bonesoup.method").bone_soup
+    return importlib.import_module(_OWN_MODULE).bone_soup
+
+
+def _is_loading(module: str) -> bool:
+    return bool(getattr(getattr(sys.modules.get(module), "__spec__", None), "_initializing", False))
 
 
 def _register(origin: str, load: Callable[[], Any]) -> None:

@@ -16,9 +16,10 @@ from trl_bonesoup.cli import main
 
 COMMANDS = ("demo", "seek", "merge", "sweep", "evaluate", "plot", "card")
 REWARDS = """
+from trl_bonesoup.rewards.protocol import completion_texts
 def says(word):
     def reward(completions, **columns):
-        return [float(text.split().count(word)) for text in completions]
+        return [float(text.split().count(word)) for text in completion_texts(completions)]
     return reward
 five, seven = says("w5"), says("w7")
 """

@@ -155,3 +155,19 @@ def test_a_wrapped_loader_still_answers_for_the_source(package):
 def test_register_says_what_is_missing():
     result = python("import mergekit_bonesoup; mergekit_bonesoup.register()", PLUGIN, PLUGIN.parent / "src")
     assert "DependencyError: bone_soup needs mergekit 0.1.5 or newer: pip install" in result.stderr
+
+
+def test_importing_the_method_first_neither_warns_nor_loses_it():
+    """The method's module imports mergekit, so the hook runs while that module is half loaded."""
+    code = (
+        "from mergekit_bonesoup.autoload import install; install()\n"
+        "from mergekit_bonesoup.method import bone_soup\n"
+        "import mergekit.plan\n"
+        "from mergekit import merge_methods\n"
+        "assert merge_methods.get('bone_soup') is bone_soup\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-W", "error::RuntimeWarning", "-c", code], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "left out" not in done.stderr
