@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -231,10 +232,14 @@ def _finish(out: Path, names: list[str], seconds: float) -> None:
         ("merged/", "a full checkpoint with its model card (README.md)"),
     ):
         print(f"  {file:<14} {what}")
+    command = "bonesoup" if shutil.which("bonesoup") else os.path.relpath(Path(sys.executable).with_name("bonesoup"))
     print("\nTry next:")
-    print(f"  bonesoup merge {out} my-soup --preference {shares}     another balance, in a second")
-    print(f"  bonesoup sweep {out} soups --grid 0.25                 all of them")
-    print(f"  bonesoup demo --rollouts {40} --out {out}-long          a wider front, in half an hour")
+    for rest, what in (
+        (f"merge {out} my-soup --preference {shares}", "another balance, in seconds"),
+        (f"sweep {out} soups --grid 0.25", "a family of them"),
+        (f"demo --rollouts 40 --out {out}-long", "a wider front, in half an hour"),
+    ):
+        print(f"  {command} {rest}    # {what}")
 
 
 def _uneven(n: int) -> list[float]:
