@@ -206,4 +206,6 @@ def test_the_demo_goes_from_rewards_to_a_merged_model(
     before = (out / "front.json").stat().st_mtime_ns
     assert main(arguments) == 0
     assert (out / "front.json").stat().st_mtime_ns == before
+    assert main([*arguments, "--test-prompts", "5"]) == 0  # the measurement is another one now
+    assert Front.from_json(out / "front.json").provenance["prompts"] == 5
     assert json.loads((out / "logs" / "five.json").read_text())["steps"] == 2

@@ -11,8 +11,8 @@ import torch
 from datasets import Dataset
 from peft import LoraConfig, PeftModel
 from safetensors import safe_open
-from tiny import count_word
-from transformers import AutoModelForCausalLM
+from tiny import count_word, tiny_tokenizer
+from transformers import AutoModelForCausalLM, MixtralConfig, MixtralForCausalLM
 
 from trl_bonesoup import MultiRewardPPOTrainer, circulant_weights
 from trl_bonesoup.errors import ConfigurationError, RewardError, WeightsError
@@ -335,3 +335,19 @@ def test_a_resumed_run_equals_the_uninterrupted_one(
     assert resumed.kl_controller.coef == whole.kl_controller.coef != 0.05
     assert resumed.score_normalizer.state_dict() == whole.score_normalizer.state_dict()
     assert whole.score_normalizer.count_N.tolist() == [40.0, 40.0]
+
+
+def test_a_mixture_of_experts_trains_with_its_balancing_loss(prompts: Dataset, settings: Any, tmp_path: Path) -> None:
+    config = MixtralConfig(
+        router_aux_loss_coef=0.01, output_router_logits=True,
+        vocab_size=32, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2,
+        num_key_value_heads=1, num_local_experts=2, num_experts_per_tok=1, max_position_embeddings=64,
+        pad_token_id=0, eos_token_id=1, bos_token_id=None,
+    )  # fmt: skip
+    MixtralForCausalLM(config).save_pretrained(tmp_path / "moe")
+    tiny_tokenizer().save_pretrained(tmp_path / "moe")
+    args = settings(max_steps=2, kl_coef=0.0)
+    trainer = MultiRewardPPOTrainer(str(tmp_path / "moe"), count_word("w5"), [1.0], args=args, train_dataset=prompts)
+    assert trainer.aux_loss_enabled
+    trainer.train()
+    assert np.isfinite(history(trainer, "loss")).all()

@@ -155,12 +155,12 @@ def _evaluate(arguments: argparse.Namespace, out: Path, rewards: list[Any], name
     from trl_bonesoup.soup.lora import BoneSoup
     from trl_bonesoup.weights import simplex_grid
 
-    if (out / "front.json").exists():
-        front = Front.from_json(out / "front.json")
-    else:
+    prompts = conversations(TEST_TOPICS)[: arguments.test_prompts]
+    front = Front.from_json(out / "front.json") if (out / "front.json").exists() else None
+    if front is None or front.provenance["prompts"] != len(prompts):
         front = evaluate_front(
             BoneSoup.from_pretrained(out),
-            conversations(TEST_TOPICS)[: arguments.test_prompts],
+            prompts,
             rewards,
             simplex_grid(len(names)),
             max_new_tokens=arguments.answer_tokens,

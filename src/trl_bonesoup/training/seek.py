@@ -267,10 +267,11 @@ def _train_backbone(
 def _save_backbone(trainer: Any, work: Path, run: _Run, j: int) -> None:
     """Write the policy alone (no critic, no optimizer) beside its folder, then rename it into place."""
     beside = work / "finished"
-    shutil.rmtree(beside, ignore_errors=True)
     policy = trainer.accelerator.unwrap_model(trainer.model)
+    weights = trainer.accelerator.get_state_dict(trainer.model)  # all processes: sharded weights are gathered
     if trainer.accelerator.is_main_process:
-        policy.save_pretrained(beside, state_dict=trainer.accelerator.get_state_dict(trainer.model))
+        shutil.rmtree(beside, ignore_errors=True)
+        policy.save_pretrained(beside, state_dict=weights)
         (beside / "README.md").unlink(missing_ok=True)  # PEFT's empty card; ours is written on push
         if run.request["kind"] == "full":
             trainer.processing_class.save_pretrained(beside)
@@ -281,6 +282,7 @@ def _save_backbone(trainer: Any, work: Path, run: _Run, j: int) -> None:
         )
         beside.replace(run.backbone_folder(j))
         shutil.rmtree(work)
+    trainer.accelerator.wait_for_everyone()
 
 
 def _backbone_args(

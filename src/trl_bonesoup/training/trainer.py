@@ -278,7 +278,9 @@ class MultiRewardPPOTrainer(GRPOTrainer):
     def _compute_loss(self, model: nn.Module, inputs: dict[str, Any]) -> Tensor:
         """PPO's loss: clipped ratio + vf_coef · clipped value - entropy_coef · entropy, mean over generated tokens."""
         mode = "train" if self.model.training else "eval"
-        logps_BT, entropies_BT, aux_loss = self._logps(inputs, model, compute_entropy=True)
+        logps_BT, entropies_BT, aux_loss = self._logps(
+            inputs, model, compute_entropy=True, compute_aux_loss=self.aux_loss_enabled
+        )
         values_BT, mask_BT = self._values_BT, inputs["generated_tokens"]
         assert values_BT is not None
         policy_BT, clipped_BT = policy_loss(
