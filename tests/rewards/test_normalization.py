@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from trl_bonesoup.rewards.normalization import (
     ScoreNormalizer,
     combine_scores,
+    objective_weights,
     score_correlation,
     score_statistics,
 )
@@ -60,17 +61,26 @@ def test_state_survives() -> None:
     assert torch.equal(first.std_N, second.std_N)
 
 
+def test_clipping_bounds_normalised_scores() -> None:
+    scores = torch.tensor([[0.0, 9.0], [4.0, 1.0], [math.nan, 3.0]])
+    fixed = ScoreNormalizer(2, "fixed", [2.0, 3.0], [0.5, 2.0], clip=2.5)
+    assert fixed(scores)[:2].tolist() == [[-2.5, 2.5], [2.5, -1.0]]
+    assert fixed(scores)[2, 0].isnan()
+    assert ScoreNormalizer(2, "none", clip=3.0)(scores)[1].tolist() == [3.0, 1.0]
+
+
 def test_combination_by_hand() -> None:
-    column = torch.tensor([0.7, 0.3])
     scores = torch.tensor([[1.0, 2.0], [1.0, math.nan], [math.nan, 2.0], [math.nan, math.nan]])
-    combined = combine_scores(scores, column)
+    weights = objective_weights(scores, torch.tensor([0.7, 0.3]))
+    assert weights.tolist() == [pytest.approx([0.7, 0.3]), [1.0, 0.0], [0.0, 1.0], [0.0, 0.0]]
+    combined = combine_scores(scores, weights)
     assert combined[:3].tolist() == pytest.approx([1.3, 1.0, 2.0])
     assert combined[3].isnan()
 
 
 def test_an_objective_without_weight_need_not_score() -> None:
     scores = torch.tensor([[1.0, math.nan], [math.nan, 5.0]])
-    combined = combine_scores(scores, torch.tensor([1.0, 0.0]))
+    combined = combine_scores(scores, objective_weights(scores, torch.tensor([1.0, 0.0])))
     assert combined[0] == 1.0
     assert combined[1].isnan()
 

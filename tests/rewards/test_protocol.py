@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from trl_bonesoup.errors import ConfigurationError, RewardError
+from trl_bonesoup.rewards.dense import DenseScore
 from trl_bonesoup.rewards.offline import brevity, positivity
 from trl_bonesoup.rewards.protocol import (
     call_reward,
@@ -36,7 +37,7 @@ def test_texts_of_plain_and_conversational_completions() -> None:
     ],
 )
 def test_scores_become_floats(scores: Any, expected: list[float | None]) -> None:
-    assert check_scores(scores, 3, "r") == expected
+    assert check_scores(scores, ["a", "b", "c"], "r") == expected
 
 
 @pytest.mark.parametrize(
@@ -46,20 +47,20 @@ def test_scores_become_floats(scores: Any, expected: list[float | None]) -> None
         ("abc", "got str"),
         ({"a": 1.0}, "got dict"),
         ([1.0, 2.0], "'r' returned 2 scores for 3 completions"),
-        ([1.0, math.nan, 2.0], "returned nan for completion 1"),
+        ([1.0, math.nan, 2.0], "returned nan for completion 1, 'second'"),
         ([1.0, 2.0, -math.inf], "returned -inf for completion 2"),
-        (["1", 2, 3], "the text '1' for completion 0"),
+        (["1", 2, 3], "returned '1' for completion 0"),
         ([[1.0], 2.0, 3.0], "returned list for completion 0"),
         (torch.tensor([1.0, math.nan, 0.0]), "returned nan for completion 1"),
     ],
 )
 def test_anything_else_is_refused(scores: Any, message: str) -> None:
     with pytest.raises(RewardError, match=message):
-        check_scores(scores, 3, "r")
+        check_scores(scores, ["first", "second", "third"], "r")
 
 
 def test_a_generator_is_read_once() -> None:
-    assert check_scores((float(i) for i in range(3)), 3, "r") == [0.0, 1.0, 2.0]
+    assert check_scores((float(i) for i in range(3)), ["a", "b", "c"], "r") == [0.0, 1.0, 2.0]
 
 
 def test_the_wrapper_carries_the_objectives_name() -> None:
@@ -80,6 +81,47 @@ def test_coroutines_are_awaited_and_checked() -> None:
 
     with pytest.raises(RewardError, match="'judge' raised TimeoutError: no answer"):
         call_reward(Judge(), "judge", prompts=[""], completions=["a"])
+
+
+@pytest.mark.parametrize(
+    ("completions", "where"),
+    [
+        (["fine", "bad", "fine"], "on completion 1, 'bad'"),
+        (["fine", "bad" * 30, "fine"], f"on completion 1, '{('bad' * 30)[:59]}…'"),
+        (["fine", [{"role": "assistant", "content": "bad"}]], "on completion 1, 'bad'"),
+    ],
+)
+def test_an_exception_names_the_completion_that_caused_it(completions: list, where: str) -> None:
+    def strict(completions: list, grade: list[int], weight: float, **columns: Any) -> list[float]:
+        assert weight == 0.5
+        for text, g in zip(completion_texts(completions), grade, strict=True):
+            if text.startswith("bad"):
+                raise KeyError(g)
+        return [0.0] * len(completions)
+
+    with pytest.raises(RewardError) as caught:
+        call_reward(strict, "strict", completions=completions, grade=[7, 8, 9][: len(completions)], weight=0.5)
+    assert str(caught.value) == f"Reward 'strict' raised KeyError: 8 ({where})"
+
+
+def test_an_exception_of_the_batch_as_a_whole_says_so() -> None:
+    def crowded(completions: list, **columns: Any) -> list[float]:
+        if len(completions) > 1:
+            raise MemoryError("too many")
+        return [0.0]
+
+    with pytest.raises(RewardError, match=r"raised MemoryError: too many \(on a batch of 2 completions\)"):
+        call_reward(crowded, "crowded", completions=["a", "b"])
+
+
+def test_a_dense_score_passes_as_it_is() -> None:
+    dense = DenseScore([(2, 0.5), (5, -1.0)])
+    received: list = []
+    wrapped = checked_reward(lambda completions, **_: [dense, 1], "parts", received.extend)
+    assert wrapped(completions=["hello", "you"]) == [-0.5, 1.0]
+    assert received[0] is dense
+    with pytest.raises(RewardError, match="returned nan for completion 0"):
+        check_scores([DenseScore([(1, math.nan)])], ["a"], "r")
 
 
 def test_names() -> None:

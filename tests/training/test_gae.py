@@ -55,11 +55,29 @@ def test_token_rewards_put_the_score_on_the_last_generated_token() -> None:
     torch.testing.assert_close(rewards, torch.tensor([[-0.05, 0.9, 0.0], [-0.05, -0.1, -2.15], [0.0, 0.0, 0.0]]))
 
 
+def test_parts_of_a_score_are_paid_where_they_were_earned() -> None:
+    kl = torch.tensor([[0.1, 0.2, 0.3], [0.1, 0.2, 0.3]])
+    mask = torch.tensor([[1, 1, 1], [1, 0, 1]])
+    parts = torch.tensor([[0.5, 0.0, 0.25], [0.5, 4.0, 0.0]])
+    rewards = token_rewards(torch.tensor([1.0, -2.0]), kl, mask, kl_coef=1.0, parts_BT=parts)
+    # first: .5 - .1, -.2, .25 + (1 - .75) - .3; second: the 4 is not on a generated token: -2 - .5 at the end
+    torch.testing.assert_close(rewards, torch.tensor([[0.4, -0.2, 0.2], [0.4, 0.0, -2.8]]))
+
+
 def test_whitening_uses_generated_tokens_only() -> None:
     values = torch.tensor([[1.0, 3.0, 100.0], [5.0, 7.0, -100.0]])
     mask = torch.tensor([[1, 1, 0], [1, 1, 0]])
     whitened = whiten(values, mask, masked_moments(values, mask))
     expected = torch.tensor([-3.0, -1.0, 1.0, 3.0]) / math.sqrt(5.0)  # mean 4, variance (9+1+1+9)/4
+    torch.testing.assert_close(whitened[mask.bool()], expected)
+    assert (whitened[:, 2] == 0).all()
+
+
+def test_whitened_rewards_keep_their_mean() -> None:
+    values = torch.tensor([[1.0, 3.0, 100.0], [5.0, 7.0, -100.0]])
+    mask = torch.tensor([[1, 1, 0], [1, 1, 0]])
+    whitened = whiten(values, mask, masked_moments(values, mask), shift_mean=False)
+    expected = 4.0 + torch.tensor([-3.0, -1.0, 1.0, 3.0]) / math.sqrt(5.0)
     torch.testing.assert_close(whitened[mask.bool()], expected)
     assert (whitened[:, 2] == 0).all()
 

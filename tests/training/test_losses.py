@@ -1,9 +1,11 @@
 """PPO's losses and the KL controller against numbers worked out by hand."""
 
+import math
+
 import pytest
 import torch
 
-from trl_bonesoup.training.losses import KLController, policy_loss, value_loss
+from trl_bonesoup.training.losses import KLController, approximate_kl, policy_loss, value_loss
 
 
 def test_policy_loss_clips_only_what_would_gain() -> None:
@@ -20,6 +22,14 @@ def test_policy_gradient_at_the_old_policy_is_minus_the_advantage() -> None:
     advantages = torch.tensor([[1.0, -2.0, 0.5]])
     policy_loss(logps, torch.zeros(1, 3), advantages, 0.2, 0.2)[0].sum().backward()
     torch.testing.assert_close(logps.grad, -advantages)
+
+
+def test_the_kl_estimate_averages_to_the_divergence() -> None:
+    old, new = torch.tensor([0.5, 0.25, 0.25]), torch.tensor([0.25, 0.5, 0.25])
+    divergence = 0.5 * math.log(2) - 0.25 * math.log(2)  # Σ old · log(old / new), by hand
+    estimate = approximate_kl(new.log(), old.log())
+    assert (estimate >= 0).all()
+    assert (old * estimate).sum().item() == pytest.approx(divergence)
 
 
 def test_value_loss_takes_the_larger_error() -> None:

@@ -258,7 +258,7 @@ def bad(value: Any) -> Any:
         (float("nan"), "'reward' returned nan for completion 0"),
         (float("inf"), "'reward' returned inf for completion 0"),
         ([0.0], "'reward' returned 1 scores for 8 completions"),
-        (["high"] * 8, "'reward' returned the text 'high' for completion 0"),
+        (["high"] * 8, "'reward' returned 'high' for completion 0"),
         (0.5j, "must return a list"),
     ],
 )
@@ -305,36 +305,6 @@ def test_inputs_that_do_not_fit_are_refused_before_a_model_is_loaded(
     rewards = [count_word("w5"), count_word("w7")]
     with pytest.raises(error, match=message):
         MultiRewardPPOTrainer("no/such-model", rewards, **{"args": settings(), "train_dataset": prompts, **kwargs})
-
-
-@pytest.mark.parametrize("save_steps", [4, 5], ids=["at a rollout", "postponed to a rollout"])
-def test_a_resumed_run_equals_the_uninterrupted_one(
-    base: str, prompts: Dataset, settings: Any, save_steps: int
-) -> None:
-    """Across an epoch boundary (after step 4) and with everything that has a state."""
-
-    def make(folder: str) -> MultiRewardPPOTrainer:
-        args = settings(
-            output_dir=folder, max_steps=10, save_strategy="steps", save_steps=save_steps, kl_target=0.5, kl_horizon=20
-        )
-        return MultiRewardPPOTrainer(
-            base, [count_word("w5"), count_word("w7")], [0.7, 0.3], args=args, train_dataset=prompts, peft_config=LORA
-        )
-
-    folder = settings().output_dir
-    whole = make(folder)
-    whole.train()
-    saved = sorted(int(path.name.split("-")[1]) for path in Path(folder).glob("checkpoint-*"))
-    assert saved == ([4, 8, 10] if save_steps == 4 else [6, 10])
-    resumed = make(folder)
-    resumed.train(resume_from_checkpoint=f"{folder}/checkpoint-{saved[0]}")
-    for name, value in weights_of(whole.model).items():
-        assert torch.equal(weights_of(resumed.model)[name], value), name
-    for expected, value in zip(whole.critic.parameters(), resumed.critic.parameters(), strict=True):
-        assert torch.equal(expected, value)
-    assert resumed.kl_controller.coef == whole.kl_controller.coef != 0.05
-    assert resumed.score_normalizer.state_dict() == whole.score_normalizer.state_dict()
-    assert whole.score_normalizer.count_N.tolist() == [40.0, 40.0]
 
 
 def test_a_mixture_of_experts_trains_with_its_balancing_loss(prompts: Dataset, settings: Any, tmp_path: Path) -> None:

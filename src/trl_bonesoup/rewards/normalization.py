@@ -23,6 +23,7 @@ class ScoreNormalizer:
         mode: "running" learns both from every batch it is shown, "fixed" uses `mean` and `std`,
             "none" leaves scores as they are.
         mean, std: for "fixed", N numbers each, in the objective's own units; std > 0.
+        clip: bound on the absolute value of a normalised score, or `None`.
 
     The running variance follows Chan et al. 1979 (pairwise update), so that batches of any size
     give what one pass over all scores would.
@@ -34,8 +35,10 @@ class ScoreNormalizer:
         mode: str = "running",
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
+        clip: float | None = None,
     ):
         self.mode = mode
+        self.clip = clip
         self.count_N = torch.zeros(num_objectives, dtype=torch.float64)
         self.mean_N = torch.zeros(num_objectives, dtype=torch.float64)
         self.squares_N = torch.zeros(num_objectives, dtype=torch.float64)
@@ -48,6 +51,8 @@ class ScoreNormalizer:
     @property
     def std_N(self) -> Tensor:
         """Standard deviations in use, (N,). 1 where fewer than two scores, or only equal ones, were seen."""
+        if self.mode == "none":
+            return torch.ones_like(self.mean_N)
         if self._fixed_std_N is not None:
             return self._fixed_std_N
         std_N = (self.squares_N / self.count_N.clamp(min=1.0)).sqrt()
@@ -72,9 +77,9 @@ class ScoreNormalizer:
 
     def __call__(self, scores_BN: Tensor) -> Tensor:
         """Return normalised scores, (B, N); NaN stays NaN."""
-        if self.mode == "none":
-            return scores_BN
-        return (scores_BN - self.mean_N.to(scores_BN)) / self.std_N.to(scores_BN)
+        if self.mode != "none":
+            scores_BN = (scores_BN - self.mean_N.to(scores_BN)) / self.std_N.to(scores_BN)
+        return scores_BN if self.clip is None else scores_BN.clamp(-self.clip, self.clip)
 
     def state_dict(self) -> dict[str, list[float]]:
         """Return everything that `load_state_dict` needs, as plain numbers."""
@@ -116,16 +121,24 @@ def score_correlation(scores: FloatArray) -> list[list[float]]:
     return matrix.tolist()
 
 
-def combine_scores(scores_BN: Tensor, column_N: Tensor) -> Tensor:
-    """Return the weighted score of each completion, (B,): Σ_i w_i s_i with w a column of B.
+def objective_weights(scores_BN: Tensor, column_N: Tensor) -> Tensor:
+    """Return what each objective weighs in each completion, (B, N).
 
-    An objective without a score (NaN) is left out and the other weights are scaled up to the same
-    sum; a completion without any weighted score is NaN.
+    An objective without a score (NaN) weighs 0 and the other weights are scaled up to the same sum.
+    Where none is left, all are 0.
+
+    Args:
+        scores_BN: scores, raw or normalised.
+        column_N: column j of the combination weights B, (N,).
 
     Source: Bone Soups, Section 3.2 (the backbone rewards).
     """
-    present_BN = ~scores_BN.isnan()
-    weights_BN = column_N.to(scores_BN) * present_BN
-    available_B = weights_BN.sum(dim=1)
-    combined_B = (scores_BN.nan_to_num(nan=0.0) * weights_BN).sum(dim=1) * column_N.to(scores_BN).sum() / available_B
-    return torch.where(available_B > 0, combined_B, torch.full_like(combined_B, float("nan")))
+    weights_BN = column_N.to(scores_BN) * ~scores_BN.isnan()
+    available_B1 = weights_BN.sum(dim=1, keepdim=True)
+    return torch.where(available_B1 > 0, weights_BN * column_N.to(scores_BN).sum() / available_B1, 0.0)
+
+
+def combine_scores(scores_BN: Tensor, weights_BN: Tensor) -> Tensor:
+    """Return the weighted score of each completion, (B,): Σ_i w_i s_i; NaN where no objective has a weight."""
+    combined_B = (scores_BN.nan_to_num(nan=0.0) * weights_BN).sum(dim=1)
+    return torch.where(weights_BN.sum(dim=1) > 0, combined_B, torch.nan)

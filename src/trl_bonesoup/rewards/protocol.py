@@ -11,10 +11,15 @@ import asyncio
 import functools
 import inspect
 import math
+import time
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from trl_bonesoup.errors import ConfigurationError, RewardError
+from trl_bonesoup.rewards.dense import DenseScore
+
+_SEARCH_SECONDS = 10.0
+"""How long to look for the one completion on which a reward function raises."""
 
 
 class RewardFunction(Protocol):
@@ -68,8 +73,8 @@ def objective_names(reward_funcs: Sequence[Any], names: Sequence[str] | None = N
     return chosen
 
 
-def check_scores(scores: Any, count: int, name: str) -> list[float | None]:
-    """Return the scores as finite floats (or `None`), one for each of `count` completions.
+def check_scores(scores: Any, completions: Sequence[Any], name: str) -> list[float | None]:
+    """Return the scores as finite floats (a `DenseScore` stays one) or `None`, one for each completion.
 
     Raises:
         RewardError: naming the objective, the sample and what was returned instead.
@@ -79,41 +84,46 @@ def check_scores(scores: Any, count: int, name: str) -> list[float | None]:
             f"Reward '{name}' must return a list with one score per completion; got {type(scores).__name__}."
         )
     values = scores.tolist() if hasattr(scores, "tolist") else list(scores)
-    if len(values) != count:
-        raise RewardError(f"Reward '{name}' returned {len(values)} scores for {count} completions.")
-    checked: list[float | None] = []
-    for index, value in enumerate(values):
-        if value is None:
-            checked.append(None)
-            continue
-        if isinstance(value, (str, bytes)):
-            raise RewardError(
-                f"Reward '{name}' returned the text {value!r} for completion {index}; a number is needed."
-            )
-        try:
-            number = float(value)
-        except (TypeError, ValueError) as error:
-            raise RewardError(
-                f"Reward '{name}' returned {type(value).__name__} for completion {index}; a number is needed."
-            ) from error
-        if not math.isfinite(number):
-            raise RewardError(
-                f"Reward '{name}' returned {number} for completion {index}; scores must be finite. "
-                "Return None where the objective does not apply."
-            )
-        checked.append(number)
-    return checked
+    if len(values) != len(completions):
+        raise RewardError(f"Reward '{name}' returned {len(values)} scores for {len(completions)} completions.")
+    return [_check_score(value, index, completions, name) for index, value in enumerate(values)]
 
 
-def checked_reward(reward_func: Callable[..., Any], name: str) -> Callable[..., Any]:
+def _check_score(value: Any, index: int, completions: Sequence[Any], name: str) -> float | None:
+    if value is None:
+        return None
+    try:
+        number = math.nan if isinstance(value, (str, bytes)) else float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not math.isfinite(number):
+        returned = repr(value)[:60] if isinstance(value, (float, str, bytes)) else type(value).__name__
+        raise RewardError(
+            f"Reward '{name}' returned {returned} for {_sample(index, completions)}; a score must be a finite number, "
+            "or None where the objective does not apply."
+        )
+    return value if isinstance(value, DenseScore) else number
+
+
+def checked_reward(
+    reward_func: Callable[..., Any], name: str, receive: Callable[[list[float | None]], None] | None = None
+) -> Callable[..., Any]:
     """Wrap a callable so that whatever goes wrong in it stops the run with its name, and nothing becomes a number.
 
     The wrapper is called `name`, so that TRL logs the objective under it, and is a coroutine
     function if `reward_func` is one.
+
+    Args:
+        reward_func: in TRL's protocol.
+        name: of the objective.
+        receive: is given the checked scores of every call.
     """
 
-    def describe(error: Exception) -> RewardError:
-        return RewardError(f"Reward '{name}' raised {type(error).__name__}: {error}")
+    def checked(scores: Any, completions: list) -> list[float | None]:
+        result = check_scores(scores, completions, name)
+        if receive is not None:
+            receive(result)
+        return result
 
     if _is_async(reward_func):
 
@@ -121,8 +131,8 @@ def checked_reward(reward_func: Callable[..., Any], name: str) -> Callable[..., 
             try:
                 scores = await reward_func(completions=completions, **columns)
             except Exception as error:
-                raise describe(error) from error
-            return check_scores(scores, len(completions), name)
+                raise RewardError(f"Reward '{name}' raised {type(error).__name__}: {error}") from error
+            return checked(scores, completions)
 
         score_async.__name__ = name
         return score_async
@@ -131,8 +141,9 @@ def checked_reward(reward_func: Callable[..., Any], name: str) -> Callable[..., 
         try:
             scores = reward_func(completions=completions, **columns)
         except Exception as error:
-            raise describe(error) from error
-        return check_scores(scores, len(completions), name)
+            where = _culprit(reward_func, error, completions, columns)
+            raise RewardError(f"Reward '{name}' raised {type(error).__name__}: {error} {where}") from error
+        return checked(scores, completions)
 
     score.__name__ = name
     return score
@@ -155,3 +166,27 @@ def _unwrapped(func: Any) -> Any:
     while isinstance(func, functools.partial):
         func = func.func
     return func
+
+
+def _culprit(reward_func: Callable[..., Any], error: Exception, completions: list, columns: dict[str, Any]) -> str:
+    """Say on which completion a reward function raised, found by scoring them one at a time."""
+    deadline = time.monotonic() + _SEARCH_SECONDS
+    for index in range(len(completions)):
+        if time.monotonic() > deadline:
+            break
+        one = {key: _only(value, index, len(completions)) for key, value in columns.items()}
+        try:
+            reward_func(completions=completions[index : index + 1], **one)
+        except Exception as again:
+            if type(again) is type(error):
+                return f"(on {_sample(index, completions)})"
+    return f"(on a batch of {len(completions)} completions)"
+
+
+def _only(value: Any, index: int, count: int) -> Any:
+    return value[index : index + 1] if isinstance(value, list) and len(value) == count else value
+
+
+def _sample(index: int, completions: Sequence[Any]) -> str:
+    (text,) = completion_texts(completions[index : index + 1])
+    return f"completion {index}, {text if len(text) <= 60 else text[:59] + '…'!r}"

@@ -43,8 +43,10 @@ class MultiRewardPPOConfig(GRPOConfig):
       gradient_accumulation_steps · processes` completions. `num_mini_batches` sets how many
       optimizer steps make one epoch.
     - `epsilon` (and `epsilon_high`) clip the policy's ratio, `entropy_coef` weighs an entropy bonus.
+    - a prompt and its completion must fit into the model's context; see `max_prompt_length`.
 
-    Defaults are the paper's (its Appendix on PPO settings, and its published code) where it has one.
+    Defaults are the paper's (its Appendix on PPO settings, and its published code) where it has one,
+    and otherwise those of TRL's former `PPOConfig`, whose names are kept.
     """
 
     learning_rate: float = field(
@@ -80,19 +82,38 @@ class MultiRewardPPOConfig(GRPOConfig):
     kl_horizon: int = field(
         default=10_000, metadata={"help": "Rollouts over which the adaptive `kl_coef` corrects a deviation."}
     )
-    gamma: float = field(default=1.0, metadata={"help": "Discount γ per token."})
-    lam: float = field(default=0.95, metadata={"help": "λ of generalised advantage estimation."})
+    target_kl: float | None = field(
+        default=None,
+        metadata={
+            "help": "Leave out the rest of a rollout batch's optimizer steps once the policy has moved this far from "
+            "the one that generated it, in nats per token (the estimate r - 1 - log r); None never stops. Common: "
+            "0.01 to 0.05. Not to be confused with `kl_target`, which is about the distance from the base model."
+        },
+    )
+    gamma: float = field(default=1.0, metadata={"help": "Discount γ per token. The paper uses 1."})
+    lam: float = field(default=0.95, metadata={"help": "λ of generalised advantage estimation. The paper uses 0.95."})
     cliprange_value: float | None = field(
         default=0.2,
-        metadata={"help": "How far a value may move from the rollout's value; None does not clip."},
+        metadata={"help": "How far a value may move from the rollout's value; None does not clip. The paper uses 0.2."},
     )
-    vf_coef: float = field(default=0.1, metadata={"help": "Weight of the value loss."})
+    vf_coef: float = field(default=0.1, metadata={"help": "Weight of the value loss. The paper uses 0.1."})
     critic_learning_rate: float | None = field(
-        default=None, metadata={"help": "Learning rate of the value head; None takes `learning_rate`."}
+        default=None, metadata={"help": "Learning rate of the critic; None takes `learning_rate`."}
     )
     detach_critic: bool = field(
         default=False,
         metadata={"help": "Keep the value loss out of the policy's trunk: only the head learns from it."},
+    )
+    critic_warmup_steps: int = field(
+        default=0,
+        metadata={"help": "Optimizer steps at the start of training in which the critic learns and the policy rests."},
+    )
+    whiten_rewards: bool = field(
+        default=False,
+        metadata={
+            "help": "Scale a rollout batch's rewards per token (KL penalty and scores) to variance 1, keeping "
+            "their mean."
+        },
     )
     whiten_advantages: bool = field(
         default=True,
@@ -112,9 +133,23 @@ class MultiRewardPPOConfig(GRPOConfig):
     score_std: list[float] | None = field(
         default=None, metadata={"help": "Standard deviation of each objective's scores, for 'fixed'."}
     )
+    score_clip: float | None = field(
+        default=None,
+        metadata={
+            "help": "Bound on each objective's normalised score, so that one outlier cannot rule a batch; None does "
+            "not clip."
+        },
+    )
     missing_eos_penalty: float | None = field(
         default=None,
         metadata={"help": "Subtracted from the weighted score of a completion that was cut off."},
+    )
+    max_prompt_length: int | None = field(
+        default=None,
+        metadata={
+            "help": "Keep only the last tokens of a longer prompt. None keeps prompts whole, and refuses a data set "
+            "with a prompt that does not fit into the model's context together with `max_completion_length`."
+        },
     )
 
     def __post_init__(self) -> None:
@@ -173,6 +208,14 @@ class MultiRewardPPOConfig(GRPOConfig):
             self.kl_target is None or self.kl_coef > 0,
             "kl_target steers kl_coef, which must start above 0; got kl_coef=0.",
         )
+        need(
+            self.target_kl is None or self.target_kl > 0,
+            f"target_kl must be above 0 or None; got {self.target_kl}.",
+        )
+        need(
+            self.target_kl is None or not self.fp16,
+            "target_kl leaves out optimizer steps, which fp16's gradient scaler does not allow; use bf16.",
+        )
         need(self.kl_horizon > 0, f"kl_horizon must be above 0; got {self.kl_horizon}.")
         need(0 <= self.gamma <= 1, f"gamma must be in [0, 1]; got {self.gamma}.")
         need(0 <= self.lam <= 1, f"lam must be in [0, 1]; got {self.lam}.")
@@ -180,6 +223,17 @@ class MultiRewardPPOConfig(GRPOConfig):
         need(
             self.cliprange_value is None or self.cliprange_value > 0,
             f"cliprange_value must be above 0 or None; got {self.cliprange_value}.",
+        )
+        need(
+            self.critic_warmup_steps >= 0, f"critic_warmup_steps must not be negative; got {self.critic_warmup_steps}."
+        )
+        need(
+            self.score_clip is None or self.score_clip > 0,
+            f"score_clip must be above 0 or None; got {self.score_clip}.",
+        )
+        need(
+            self.max_prompt_length is None or self.max_prompt_length >= 1,
+            f"max_prompt_length must be at least 1 or None; got {self.max_prompt_length}.",
         )
         need(
             self.score_normalization in ("running", "fixed", "none"),

@@ -1,14 +1,17 @@
-"""The critic: a value head that reads the hidden states of the policy's own forward pass."""
+"""The critic: a value head on the hidden states of the policy's own forward pass, or a model of its own."""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import TrainerCallback
+from transformers import AutoModelForSequenceClassification, PreTrainedModel, TrainerCallback
+
+from trl_bonesoup.errors import ConfigurationError
 
 
 class ValueHead(nn.Module):
@@ -29,9 +32,82 @@ class ValueHead(nn.Module):
             return self.linear(hidden_BTD.float()).squeeze(-1)
 
 
+class ValueModel(nn.Module):
+    """A critic with a trunk of its own.
+
+    Args:
+        trunk: a decoder whose output has `last_hidden_state`.
+        head: maps its hidden states to values.
+    """
+
+    def __init__(self, trunk: nn.Module, head: ValueHead):
+        super().__init__()
+        self.trunk = trunk
+        self.head = head
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, num_tokens: int) -> Tensor:
+        """Return the values (B, T) of the last `num_tokens` tokens, each read where the policy chose it."""
+        hidden_BTD = self.trunk(input_ids=input_ids, attention_mask=attention_mask, use_cache=False).last_hidden_state
+        return self.head(hidden_BTD[:, -(num_tokens + 1) : -1])
+
+
+def make_critic(value_model: Any, policy: Any) -> nn.Module:
+    """Return the critic that the trainer's `value_model` asks for.
+
+    Args:
+        value_model: `None` for a head on the policy's trunk; a PEFT configuration for an adapter of
+            its own on the policy's frozen base, whose weights are shared; a Hub id, path or model
+            for another model.
+        policy: the model that is trained, on its device.
+
+    Raises:
+        ConfigurationError: if the value model does not fit the policy.
+    """
+    if value_model is None:
+        return ValueHead(policy.config.get_text_config().hidden_size)
+    if isinstance(value_model, str):
+        value_model = AutoModelForSequenceClassification.from_pretrained(
+            value_model, num_labels=1, dtype=torch.float32, trust_remote_code=False, use_safetensors=True
+        )
+    elif hasattr(value_model, "peft_type") and not isinstance(value_model, nn.Module):
+        value_model = _adapter_on_shared_base(value_model, policy)
+    elif not isinstance(value_model, PreTrainedModel) and not hasattr(value_model, "get_base_model"):
+        raise ConfigurationError(
+            "value_model must be None, a PEFT configuration, a Hub id, a path or a model; got "
+            f"{type(value_model).__name__}."
+        )
+    theirs, ours = value_model.config.get_text_config(), policy.config.get_text_config()
+    if theirs.vocab_size != ours.vocab_size:
+        raise ConfigurationError(
+            f"The value model has a vocabulary of {theirs.vocab_size} tokens and the policy one of {ours.vocab_size}; "
+            "they must read the same tokens."
+        )
+    whole = value_model.get_base_model() if hasattr(value_model, "get_base_model") else value_model
+    head = ValueHead(theirs.hidden_size)
+    score = getattr(whole, "score", None)
+    if isinstance(score, nn.Linear) and score.out_features == 1:
+        with torch.no_grad():
+            head.linear.weight.copy_(score.weight)
+    return ValueModel(whole.base_model, head)
+
+
+def _adapter_on_shared_base(config: Any, policy: Any) -> Any:
+    from peft import get_peft_model
+
+    if not hasattr(policy, "peft_config"):
+        raise ConfigurationError(
+            "An adapter as value model shares the frozen base of a policy that is an adapter too, and this policy is "
+            "a whole model. Pass a peft_config for the policy, or a model as value_model."
+        )
+    shared = [*policy.parameters(), *policy.buffers()]
+    memo: dict[int, Any] = {id(tensor): tensor for tensor in shared if not tensor.requires_grad}
+    base = copy.deepcopy(policy, memo).unload()
+    return get_peft_model(base, config)
+
+
 @contextmanager
 def value_tap(
-    trunk: nn.Module, head: nn.Module, num_tokens: int, *, detach: bool = False, trim: bool = False
+    trunk: nn.Module, head: nn.Module | None, num_tokens: int, *, detach: bool = False, trim: bool = False
 ) -> Iterator[list[Tensor]]:
     """Collect the values of the last `num_tokens` tokens from every forward pass of `trunk` inside the context.
 
@@ -40,7 +116,7 @@ def value_tap(
 
     Args:
         trunk: the decoder below the language-model head; its output has `last_hidden_state`.
-        head: maps (B, T, D) to (B, T).
+        head: maps (B, T, D) to (B, T); without one, nothing is collected.
         num_tokens: number T of completion tokens at the end of each row.
         detach: keep the critic's gradient out of the trunk.
         trim: hand only the last T+1 hidden states on to the language-model head, which then does no
@@ -54,7 +130,8 @@ def value_tap(
     def read(_module: nn.Module, _args: tuple, output: Any) -> Any:
         hidden_BTD = output.last_hidden_state[:, -(num_tokens + 1) :]
         states_BTD = hidden_BTD[:, :-1]
-        values.append(head(states_BTD.detach() if detach else states_BTD))
+        if head is not None:
+            values.append(head(states_BTD.detach() if detach else states_BTD))
         if trim:
             output.last_hidden_state = hidden_BTD
         return output
@@ -64,6 +141,15 @@ def value_tap(
         yield values
     finally:
         handle.remove()
+
+
+def trainable_state(critic: nn.Module) -> dict[str, Tensor]:
+    """Return the parameters that training changes, by name: those of a shared or frozen base are left out."""
+    return {
+        name: parameter.detach().contiguous()
+        for name, parameter in critic.named_parameters()
+        if parameter.requires_grad
+    }
 
 
 class ZeroCriticGrad(TrainerCallback):

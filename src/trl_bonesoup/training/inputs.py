@@ -1,7 +1,8 @@
-"""Checks of the trainer's inputs, made before a model is loaded."""
+"""Checks of the trainer's inputs, made before a model is loaded, and of its prompts, before it is trained."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -66,3 +67,73 @@ def check_dataset(dataset: Any, args: MultiRewardPPOConfig) -> None:
             f"train_dataset has {len(dataset)} prompts, fewer than the {needed} of one rollout batch, so that no step "
             "would be trained. Use more prompts, or lower per_device_train_batch_size or gradient_accumulation_steps."
         )
+
+
+def context_length(model: Any) -> float:
+    """Return how many tokens the model's positions reach, or infinity if its configuration does not say."""
+    return getattr(model.config.get_text_config(), "max_position_embeddings", None) or float("inf")
+
+
+def fit_prompts(prompt_ids: list[list[int]], room: float, args: MultiRewardPPOConfig) -> list[list[int]]:
+    """Return the prompts, cut at the front to `max_prompt_length` tokens if that is set.
+
+    Args:
+        prompt_ids: tokens of each prompt.
+        room: tokens of the model's context that the completion leaves to a prompt.
+        args: with `max_prompt_length` and `max_completion_length`.
+
+    Raises:
+        ConfigurationError: for a prompt without tokens, or with more than there is room for.
+    """
+    if args.max_prompt_length is not None:
+        prompt_ids = [ids[-args.max_prompt_length :] for ids in prompt_ids]
+    for row, ids in enumerate(prompt_ids):
+        if not ids:
+            raise ConfigurationError(f"Prompt {row} is empty: it has no tokens to continue from.")
+        if len(ids) > room:
+            raise ConfigurationError(
+                f"Prompt {row} has {len(ids)} tokens, and a completion may have {args.max_completion_length}: together "
+                f"more than the model's context of {room + args.max_completion_length:.0f}. Leave such prompts out, "
+                "lower max_completion_length, or set max_prompt_length to keep only the end of a long prompt."
+            )
+    return prompt_ids
+
+
+def check_prompts(dataset: Any, tokenize: Callable[[list], Any], room: float, args: MultiRewardPPOConfig) -> None:
+    """Raise `ConfigurationError` if a prompt is empty or does not fit into the model's context.
+
+    Only prompts that could be too long, or are empty, are tokenized: a text has no more tokens than
+    bytes, but for those of a chat template, for which a margin is left. An iterable data set is
+    checked as it is used.
+
+    Args:
+        dataset: with a column "prompt".
+        tokenize: the trainer's, which applies `fit_prompts`.
+        room: tokens of the model's context that the completion leaves to a prompt.
+        args: with `max_prompt_length` and `max_completion_length`.
+    """
+    if room < max(args.max_prompt_length or 1, 1):
+        raise ConfigurationError(
+            f"The model's context of {room + args.max_completion_length:.0f} tokens has no room for "
+            f"max_prompt_length={args.max_prompt_length} and max_completion_length={args.max_completion_length}."
+        )
+    if not hasattr(dataset, "__len__") or "prompt" not in (getattr(dataset, "column_names", None) or ()):
+        return
+    for row, prompt in enumerate(dataset["prompt"]):
+        size = _most_tokens(prompt)
+        if size == 0 or size > room:
+            try:
+                tokenize([prompt])
+            except ConfigurationError as error:
+                raise ConfigurationError(f"train_dataset, row {row}: {error}") from error
+
+
+_TEMPLATE_TOKENS = 256
+"""Margin for what a chat template adds to a message; a longer system prompt is caught when it is used."""
+
+
+def _most_tokens(prompt: Any) -> int:
+    if isinstance(prompt, str):
+        return len(prompt.encode())
+    texts = [message["content"] for message in prompt if isinstance(message.get("content"), str)]
+    return sum(len(text.encode()) + _TEMPLATE_TOKENS for text in texts)

@@ -41,6 +41,17 @@ def value_loss(
     return 0.5 * torch.max(error_BT, clipped_error_BT), clipped_error_BT > error_BT
 
 
+def approximate_kl(logps_BT: Tensor, old_logps_BT: Tensor) -> Tensor:
+    """Return an estimate per token of KL(old ‖ new), in nats: r - 1 - log r with r = exp(logp - old logp), (B, T).
+
+    It is never negative and unbiased on tokens that the old policy sampled.
+
+    Source: Schulman 2020, "Approximating KL divergence" (the estimator k3).
+    """
+    difference_BT = logps_BT - old_logps_BT
+    return torch.exp(difference_BT) - 1.0 - difference_BT
+
+
 class KLController:
     """The coefficient of the KL penalty: constant, or steered towards a target KL.
 

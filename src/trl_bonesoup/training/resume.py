@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
+import torch
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import TrainerCallback
+from transformers.trainer_callback import TrainerState
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from trl.trainer.utils import RepeatSampler
 
+from trl_bonesoup.errors import ConfigurationError
 from trl_bonesoup.rewards.normalization import ScoreNormalizer
+from trl_bonesoup.training.critic import trainable_state
 from trl_bonesoup.training.losses import KLController
 
 _CRITIC_FILE = "critic.safetensors"
 _STATE_FILE = "bonesoup_state.json"
+_LAST_FILE = "trainer_state.json"
+"""What `Trainer` writes last into a checkpoint: with it, the checkpoint is complete."""
 
 
 class EpochSampler(RepeatSampler):
@@ -51,16 +60,61 @@ class SaveAtRollouts(TrainerCallback):
 
 
 def save_state(folder: Path, critic: nn.Module, kl: KLController, normalizer: ScoreNormalizer) -> None:
-    """Write the critic and the running statistics into a checkpoint, in files of their own."""
-    save_file({key: value.contiguous() for key, value in critic.state_dict().items()}, folder / _CRITIC_FILE)
+    """Begin a checkpoint with the critic and the running statistics, in files of their own.
+
+    To be called before `Trainer` writes its part: the checkpoint counts as complete when that is
+    finished, and older checkpoints are removed after it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / _LAST_FILE).unlink(missing_ok=True)  # a checkpoint of the same step is written anew
+    save_file(trainable_state(critic), folder / _CRITIC_FILE)
     state = {"kl_coef": kl.coef, "score_normalizer": normalizer.state_dict()}
     (folder / _STATE_FILE).write_text(json.dumps(state, indent=2) + "\n", encoding="utf-8")
 
 
 def load_state(folder: Path, critic: nn.Module, kl: KLController, normalizer: ScoreNormalizer) -> None:
-    """Restore what `save_state` wrote; a fixed normaliser keeps its own numbers."""
-    critic.load_state_dict(load_file(folder / _CRITIC_FILE))
+    """Restore what `save_state` wrote; a fixed normaliser keeps its own numbers.
+
+    Raises:
+        ConfigurationError: if the critic of the checkpoint is of another kind.
+    """
+    saved, parameters = load_file(folder / _CRITIC_FILE), trainable_state(critic)
+    if {name: value.shape for name, value in saved.items()} != {n: value.shape for n, value in parameters.items()}:
+        raise ConfigurationError(
+            f"The critic in {folder} has other parameters than this run's ({len(saved)} and {len(parameters)} "
+            "tensors). Resume with the value_model and the model that the checkpoint was trained with."
+        )
+    with torch.no_grad():
+        for name, value in parameters.items():
+            value.copy_(saved[name])
     state = json.loads((folder / _STATE_FILE).read_text(encoding="utf-8"))
     kl.coef = state["kl_coef"]
     if normalizer.mode == "running":
         normalizer.load_state_dict(state["score_normalizer"])
+
+
+def what_is_missing(checkpoint: Path) -> str | None:
+    """Say what a checkpoint lacks to be resumed from, or `None` if it is complete.
+
+    A process that is killed while it writes leaves a folder that looks like a checkpoint.
+    """
+    try:
+        TrainerState.load_from_json(str(checkpoint / _LAST_FILE))
+    except (OSError, ValueError, TypeError):
+        return f"a readable {_LAST_FILE}, which is written last"
+    try:
+        json.loads((checkpoint / _STATE_FILE).read_text(encoding="utf-8"))
+        with safe_open(checkpoint / _CRITIC_FILE, "pt"):
+            return None
+    except (OSError, ValueError, SafetensorError):
+        return f"a readable {_STATE_FILE} and {_CRITIC_FILE}"
+
+
+def last_complete_checkpoint(folder: Path) -> Path | None:
+    """Return the newest checkpoint in `folder` that was written to its end, or `None`."""
+    found = {}
+    for path in folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
+        step = re.fullmatch(rf"{PREFIX_CHECKPOINT_DIR}-(\d+)", path.name)
+        if step and path.is_dir():
+            found[int(step[1])] = path
+    return next((found[step] for step in sorted(found, reverse=True) if what_is_missing(found[step]) is None), None)

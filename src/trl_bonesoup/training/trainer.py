@@ -2,10 +2,13 @@
 
 What differs from GRPOTrainer, and nothing else does:
 
-- advantages are per token, from a value head on the policy's own trunk and GAE;
-- the KL penalty is part of the reward at each token, the score is added at the last one;
+- advantages are per token, from a critic (by default a value head on the policy's own trunk) and GAE;
+- the KL penalty is part of the reward at each token, the score is added at the last one, or in
+  parts at the ends of segments;
 - each objective's score is normalised before the weights of one backbone mix them;
-- the loss is PPO's: clipped ratio, clipped value, optional entropy bonus.
+- the loss is PPO's: clipped ratio, clipped value, optional entropy bonus; a rollout batch's epochs
+  may end early;
+- a run that was killed at any moment continues as if it had not been.
 
 Axis letters: B sequence, T completion token, N objective.
 """
@@ -13,7 +16,9 @@ Axis letters: B sequence, T completion token, N objective.
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +30,11 @@ from trl import GRPOTrainer
 from trl.models.utils import disable_gradient_checkpointing
 from trl.trainer.utils import use_adapter
 
-from trl_bonesoup.errors import ConfigurationError, RewardError
+from trl_bonesoup.errors import ConfigurationError
 from trl_bonesoup.manifest import ScoreStatistics
-from trl_bonesoup.rewards.normalization import ScoreNormalizer, combine_scores
-from trl_bonesoup.rewards.protocol import checked_reward
 from trl_bonesoup.rewards.protocol import objective_names as distinct_names
 from trl_bonesoup.training.config import MultiRewardPPOConfig
-from trl_bonesoup.training.critic import ValueHead, ZeroCriticGrad, value_tap
+from trl_bonesoup.training.critic import ValueModel, ZeroCriticGrad, make_critic, value_tap
 from trl_bonesoup.training.gae import (
     explained_variance,
     generalized_advantage_estimation,
@@ -39,11 +42,28 @@ from trl_bonesoup.training.gae import (
     token_rewards,
     whiten,
 )
-from trl_bonesoup.training.inputs import check_dataset, check_normalization, training_column
-from trl_bonesoup.training.losses import KLController, policy_loss, value_loss
-from trl_bonesoup.training.resume import EpochSampler, SaveAtRollouts, load_state, save_state
+from trl_bonesoup.training.inputs import (
+    check_dataset,
+    check_normalization,
+    check_prompts,
+    context_length,
+    fit_prompts,
+    training_column,
+)
+from trl_bonesoup.training.losses import KLController, approximate_kl, policy_loss, value_loss
+from trl_bonesoup.training.resume import (
+    EpochSampler,
+    SaveAtRollouts,
+    last_complete_checkpoint,
+    load_state,
+    save_state,
+    what_is_missing,
+)
+from trl_bonesoup.training.scoring import Scoring
 from trl_bonesoup.training.upstream import require_tested_trl
 from trl_bonesoup.weights import FloatArray
+
+logger = logging.getLogger(__name__)
 
 _MULTIMODAL_KEYS = (
     "pixel_values",
@@ -72,6 +92,10 @@ class MultiRewardPPOTrainer(GRPOTrainer):
         backbone: index of the column, required with a matrix and refused with a column.
         args: settings; see `MultiRewardPPOConfig`.
         objective_names: distinct names of the objectives; by default those of the reward functions.
+        value_model: the critic. `None` puts a value head on the policy's own trunk, which costs no
+            forward pass of its own. A PEFT configuration trains an adapter of its own on the policy's
+            frozen base; a Hub id, a path or a model trains another model, whose classification
+            head with one label, if it has one, is where the values start.
         train_dataset, eval_dataset, processing_class, reward_processing_classes, callbacks,
             optimizers, quantization_config, peft_config: as in `GRPOTrainer`.
 
@@ -102,6 +126,7 @@ class MultiRewardPPOTrainer(GRPOTrainer):
         quantization_config: Any = None,
         peft_config: Any = None,
         objective_names: Sequence[str] | None = None,
+        value_model: Any = None,
         **kwargs: Any,
     ):
         require_tested_trl()
@@ -116,14 +141,12 @@ class MultiRewardPPOTrainer(GRPOTrainer):
         check_normalization(args, len(reward_funcs))
         check_dataset(train_dataset, args)
 
+        self.scoring = Scoring(names, column, args)
         upstream_args = copy.copy(args)
         upstream_args.beta = args.kl_coef  # makes GRPOTrainer set up the reference policy
         super().__init__(
             model=model,
-            reward_funcs=[
-                checked_reward(func, name) if callable(func) and not isinstance(func, nn.Module) else func
-                for func, name in zip(reward_funcs, names, strict=True)
-            ],
+            reward_funcs=self.scoring.checked(reward_funcs),
             args=upstream_args,
             train_dataset=train_dataset,
             eval_dataset=eval_dataset,
@@ -137,15 +160,18 @@ class MultiRewardPPOTrainer(GRPOTrainer):
         )
         self.beta = 0.0  # the KL penalty is in the reward; GRPOTrainer must not compute it a second time
         self.reward_func_names = list(names)
-        self.reward_weights = torch.tensor(column, dtype=torch.float32)
-        self.score_normalizer = ScoreNormalizer(len(names), args.score_normalization, args.score_mean, args.score_std)
+        self.reward_weights = self.scoring.column_N
         self.kl_controller = KLController(args.kl_coef, args.kl_target, args.kl_horizon)
-        hidden_size = self.model.config.get_text_config().hidden_size
-        self.critic = self.accelerator.prepare_model(ValueHead(hidden_size).to(self.accelerator.device))
+        policy = self.accelerator.unwrap_model(self.model)
+        self._room = context_length(policy) - args.max_completion_length
+        check_prompts(self.train_dataset, self._tokenize_prompts, self._room, args)
+        self.critic = self.accelerator.prepare_model(make_critic(value_model, policy).to(self.accelerator.device))
         self.add_callback(ZeroCriticGrad(self.critic))
         self.add_callback(SaveAtRollouts(args.steps_per_rollout))
         self._values_BT: Tensor | None = None
-        self._scores_BN: Tensor | None = None
+        self._values_wanted = True
+        self._moved = torch.zeros(2)
+        self._stopped = False
 
     def measure_scores(self, num_samples: int) -> FloatArray:
         """Sample the current policy on the first prompts and return every raw score, (num_samples, N).
@@ -170,15 +196,61 @@ class MultiRewardPPOTrainer(GRPOTrainer):
 
     def fix_scores(self, statistics: Sequence[ScoreStatistics]) -> None:
         """Normalise by these statistics from now on, instead of running ones."""
-        mean, std = [entry.mean for entry in statistics], [entry.std for entry in statistics]
-        self.score_normalizer = ScoreNormalizer(len(statistics), "fixed", mean, std)
-        self.args.score_normalization, self.args.score_mean, self.args.score_std = "fixed", mean, std
+        self.scoring.fix(statistics)
+        self.args.score_normalization = "fixed"
+        self.args.score_mean = [entry.mean for entry in statistics]
+        self.args.score_std = [entry.std for entry in statistics]
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
+        """Train, or continue, as in `Trainer.train`.
+
+        Args:
+            resume_from_checkpoint: a checkpoint, or `True` for the newest one in the output folder
+                that was written to its end. If there is none yet, training starts from the beginning.
+            args, kwargs: as in `Trainer.train`.
+
+        Raises:
+            ConfigurationError: for a checkpoint that was not written to its end.
+        """
+        if resume_from_checkpoint is True:
+            found = last_complete_checkpoint(Path(self.args.output_dir))
+            if found is None:
+                logger.warning(
+                    "No complete checkpoint in %s: training starts from the beginning.", self.args.output_dir
+                )
+            resume_from_checkpoint = None if found is None else str(found)
+        elif resume_from_checkpoint:
+            missing = what_is_missing(Path(resume_from_checkpoint))
+            if missing is not None:
+                raise ConfigurationError(
+                    f"{resume_from_checkpoint} cannot be resumed from: it lacks {missing}. "
+                    "Pass resume_from_checkpoint=True for the newest complete checkpoint."
+                )
+        return super().train(resume_from_checkpoint, *args, **kwargs)
+
+    def training_step(self, model: nn.Module, inputs: Any, num_items_in_batch: Any = None) -> Tensor:
+        """One forward and backward pass, unless the policy has moved too far for this rollout batch (`target_kl`)."""
+        if self._step % (self.args.steps_per_generation * self.num_iterations) == 0:
+            self._stopped = False
+        elif self._step % self.current_gradient_accumulation_steps == 0:  # an optimizer step begins
+            self._stopped = self._stopped or self._moved_too_far()
+            if self.args.target_kl is not None:
+                self._metrics["train"]["kl/stopped"].append(float(self._stopped))
+            self._moved = torch.zeros(2)
+        if self._stopped:
+            self._step += 1
+            return torch.zeros((), device=self.accelerator.device)
+        return super().training_step(model, inputs, num_items_in_batch)
+
+    def _moved_too_far(self) -> bool:
+        count, total = self._moved.tolist()
+        return self.args.target_kl is not None and count > 0 and total / count > self.args.target_kl
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """Add the critic's parameters to the optimizer of the policy."""
         optimizer = super().create_optimizer(model)
         known = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
-        new = [parameter for parameter in self.critic.parameters() if id(parameter) not in known]
+        new = [p for p in self.critic.parameters() if p.requires_grad and id(p) not in known]
         if new:
             rate = self.args.critic_learning_rate or self.args.learning_rate
             optimizer.add_param_group({"params": new, "lr": rate, "weight_decay": 0.0})
@@ -197,12 +269,16 @@ class MultiRewardPPOTrainer(GRPOTrainer):
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """Return what GRPOTrainer returns, and read the critic's values from the same forward pass, into `_values_BT`.
 
-        For text, the language-model head sees the completion alone. GRPOTrainer's own pass, which
-        off CUDA also scores every prompt position, is left to images and mixtures of experts.
+        A critic with a trunk of its own has a pass of its own. For text, the language-model head sees
+        the completion alone. GRPOTrainer's own pass, which off CUDA also scores every prompt
+        position, is left to images and mixtures of experts.
         """
         upstream = compute_aux_loss or any(value is not None for value in inputs.values())
         trunk = _causal_lm(self.accelerator.unwrap_model(model)).base_model
-        with value_tap(trunk, self.critic, logits_to_keep, detach=self.args.detach_critic, trim=not upstream) as values:
+        separate = isinstance(self._critic(), ValueModel)
+        head = self.critic if self._values_wanted and not separate else None
+        detach = self.args.detach_critic or self._warming_up()
+        with value_tap(trunk, head, logits_to_keep, detach=detach, trim=not upstream) as values:
             if upstream:
                 outputs = super()._get_per_token_logps_and_entropies(
                     model, input_ids, attention_mask, logits_to_keep, batch_size, compute_entropy, compute_aux_loss,
@@ -212,7 +288,12 @@ class MultiRewardPPOTrainer(GRPOTrainer):
                 outputs = self._completion_logps(
                     model, input_ids, attention_mask, logits_to_keep, batch_size or len(input_ids)
                 )
-        self._values_BT = torch.cat(values) if values else None
+        if self._values_wanted and separate:
+            size = batch_size or len(input_ids)
+            chunks = zip(input_ids.split(size), attention_mask.split(size), strict=True)
+            values = [self.critic(ids, mask, logits_to_keep) for ids, mask in chunks]
+        if self._values_wanted:
+            self._values_BT = torch.cat(values)
         return outputs
 
     def _completion_logps(
@@ -231,21 +312,24 @@ class MultiRewardPPOTrainer(GRPOTrainer):
     def _calculate_rewards(self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any) -> Tensor:
         """Keep the raw scores of all processes, (B · processes, N), with NaN where an objective has none."""
         scores_BN = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
-        for i, (func, name) in enumerate(zip(self.reward_funcs, self.reward_func_names, strict=True)):
-            if isinstance(func, nn.Module) and not scores_BN[:, i].isfinite().all():
-                raise RewardError(f"Reward model '{name}' returned a score that is not finite.")
-        self._scores_BN = scores_BN
+        self.scoring.record(scores_BN, self.reward_funcs)
         return scores_BN
+
+    def _tokenize_prompts(self, prompts: list) -> Any:
+        """Tokenize, keep the end of a prompt that is too long, and refuse one that does not fit the context."""
+        prompt_ids, images, fields = super()._tokenize_prompts(prompts)
+        return fit_prompts(prompt_ids, self._room, self.args), images, fields
 
     def _generate_and_score_completions(self, inputs: Any) -> dict[str, Any]:
         """Roll out, and replace the group advantages by PPO's: per token, from the critic."""
-        self._values_BT = self._scores_BN = None
+        self._values_BT = None
+        self.scoring.forget()
         batch = super()._generate_and_score_completions(inputs)
         mode = "train" if self.model.training else "eval"
         if batch.get("old_per_token_logps") is None:
             batch["old_per_token_logps"] = self._rollout_logps(batch, self.model)
         old_logps_BT, values_BT = batch["old_per_token_logps"], self._values_BT
-        assert values_BT is not None and self._scores_BN is not None
+        assert values_BT is not None
         values_BT = values_BT.detach()
         mask_BT = _generated_tokens(batch)
         kl_BT = (
@@ -254,16 +338,17 @@ class MultiRewardPPOTrainer(GRPOTrainer):
             else torch.zeros_like(values_BT)
         )
 
-        scores_B = self._weighted_scores(batch, mode)
-        rewards_BT = token_rewards(scores_B.nan_to_num(nan=0.0), kl_BT, mask_BT, self.kl_controller.coef)
+        scores_B, parts_BT = self._weighted_scores(batch, mode)
+        rewards_BT = token_rewards(scores_B.nan_to_num(nan=0.0), kl_BT, mask_BT, self.kl_controller.coef, parts_BT)
         mask_BT = mask_BT * ~scores_B.isnan().unsqueeze(1)  # a completion nobody scored teaches nothing
+        if self.args.whiten_rewards:
+            rewards_BT = whiten(rewards_BT, mask_BT, self._moments(rewards_BT, mask_BT), shift_mean=False)
         advantages_BT, returns_BT = generalized_advantage_estimation(
             rewards_BT, values_BT, mask_BT, self.args.gamma, self.args.lam
         )
         self._log_rollout(mode, kl_BT, mask_BT, values_BT, returns_BT, advantages_BT)
         if self.args.whiten_advantages:
-            moments = self.accelerator.reduce(masked_moments(advantages_BT, mask_BT), reduction="sum")
-            advantages_BT = whiten(advantages_BT, mask_BT, moments)
+            advantages_BT = whiten(advantages_BT, mask_BT, self._moments(advantages_BT, mask_BT))
         if mode == "train":
             self._update_kl_coefficient(kl_BT)
         batch.update(
@@ -291,24 +376,29 @@ class MultiRewardPPOTrainer(GRPOTrainer):
         value_BT, value_clipped_BT = value_loss(
             values_BT, inputs["old_values"], inputs["returns"], self.args.cliprange_value
         )
-        token_BT = policy_BT + self.args.vf_coef * value_BT - self.args.entropy_coef * entropies_BT
+        rest = 0.0 if self._warming_up() else 1.0
+        token_BT = rest * (policy_BT - self.args.entropy_coef * entropies_BT) + self.args.vf_coef * value_BT
         loss = (token_BT * mask_BT).sum() / self._tokens_per_optimizer_step(inputs, mode)
         if self.aux_loss_enabled:
             share = self.current_gradient_accumulation_steps if mode == "train" else 1.0
-            loss = loss + self.router_aux_loss_coef * aux_loss / share
-        self._log_tokens(
+            loss = loss + rest * self.router_aux_loss_coef * aux_loss / share
+        count, totals = self._log_tokens(
             mode,
             mask_BT,
             {
                 "entropy": entropies_BT,
                 "policy_loss": policy_BT,
                 "clip_ratio/region_mean": clipped_BT,
-                "kl/update": inputs["old_per_token_logps"] - logps_BT,
+                "kl/update": approximate_kl(logps_BT, inputs["old_per_token_logps"]),
                 "value/loss": value_BT,
                 "value/clip_ratio": value_clipped_BT,
             },
         )
+        self._moved = self._moved + torch.tensor([count, totals["kl/update"]])
         return loss
+
+    def _warming_up(self) -> bool:
+        return self.model.training and self.state.global_step < self.args.critic_warmup_steps
 
     def _logps(self, batch: dict[str, Any], model: nn.Module, **kwargs: Any) -> Any:
         """One forward pass over prompts and completions: log-probabilities (B, T), entropies, auxiliary loss."""
@@ -331,39 +421,53 @@ class MultiRewardPPOTrainer(GRPOTrainer):
 
     def _reference_logps(self, batch: dict[str, Any]) -> Tensor:
         """Log-probabilities under the policy before training: a frozen copy, or the model without its adapter."""
-        values_BT = self._values_BT  # the pass below replaces them by values of another policy
-        if self.ref_model is not None:
-            logps_BT = self._rollout_logps(batch, self.ref_model)
-        else:
+        with self._without_values():
+            if self.ref_model is not None:
+                return self._rollout_logps(batch, self.ref_model)
             policy = self.accelerator.unwrap_model(self.model)
             with use_adapter(policy, adapter_name="ref" if "ref" in policy.peft_config else None):
-                logps_BT = self._rollout_logps(batch, self.model)
-        self._values_BT = values_BT
-        return logps_BT
+                return self._rollout_logps(batch, self.model)
 
-    def _weighted_scores(self, batch: dict[str, Any], mode: str) -> Tensor:
-        """Normalise, weigh and log the scores; return this process's, (B,), NaN where no objective applies."""
-        scores_BN = self._scores_BN
-        assert scores_BN is not None
-        if mode == "train":
-            self.score_normalizer.update(scores_BN)
-        normalized_BN = self.score_normalizer(scores_BN)
-        weighted_B = combine_scores(normalized_BN, self.reward_weights)
+    @contextmanager
+    def _without_values(self) -> Iterator[None]:
+        self._values_wanted = False
+        try:
+            yield
+        finally:
+            self._values_wanted = True
+
+    def _weighted_scores(self, batch: dict[str, Any], mode: str) -> tuple[Tensor, Tensor | None]:
+        """Normalise, weigh and log the scores; return this process's.
+
+        Returns:
+            scores (B,), NaN where no objective applies, and what segments earned of them (B, T), if any.
+        """
+        weighted_B, normalized_BN = self.scoring.weigh(learn=mode == "train")
         metrics = self._metrics[mode]
         for key in ("reward", "reward_std", "frac_reward_zero_std"):  # of unnormalised sums and of groups
             metrics.pop(key, None)
         metrics["reward"].append(weighted_B.nanmean().item())
-        for i, name in enumerate(self.reward_func_names):
-            metrics[f"objective/{name}"].append(normalized_BN[:, i].nanmean().item())
-            missing = scores_BN[:, i].isnan().float().mean().item()
+        shares = self.scoring.missing_N().tolist()
+        for name, normalized_B, missing in zip(self.reward_func_names, normalized_BN.T, shares, strict=True):
+            metrics[f"objective/{name}"].append(normalized_B.nanmean().item())
             if missing:
                 metrics[f"objective/{name}/missing"].append(missing)
         local = len(batch["completion_ids"])
         start = self.accelerator.process_index * local
-        scores_B = weighted_B[start : start + local]
+        rows = slice(start, start + local)
+        parts_BT = self.scoring.parts(
+            rows,
+            [
+                ids[mask.bool()].tolist()
+                for ids, mask in zip(batch["completion_ids"], batch["completion_mask"], strict=True)
+            ],
+            lambda ids: self._tokenizer.decode(ids, skip_special_tokens=True),
+            batch["completion_ids"].shape[1],
+        )
+        scores_B = weighted_B[rows]
         if self.args.missing_eos_penalty is not None:
             scores_B = scores_B - self.args.missing_eos_penalty * self._cut_off(batch)
-        return scores_B
+        return scores_B, None if parts_BT is None else parts_BT.to(scores_B.device)
 
     def _cut_off(self, batch: dict[str, Any]) -> Tensor:
         ends = torch.tensor(self.eos_token_ids, device=batch["completion_ids"].device)
@@ -407,13 +511,17 @@ class MultiRewardPPOTrainer(GRPOTrainer):
             self._logs["advantages"].pop()
         self._logs["advantages"].extend(shown)
 
-    def _log_tokens(self, mode: str, mask_BT: Tensor, tensors: dict[str, Tensor]) -> None:
-        """Append the mean over the generated tokens of all processes to each metric."""
+    def _moments(self, values_BT: Tensor, mask_BT: Tensor) -> Tensor:
+        return self.accelerator.reduce(masked_moments(values_BT, mask_BT), reduction="sum")
+
+    def _log_tokens(self, mode: str, mask_BT: Tensor, tensors: dict[str, Tensor]) -> tuple[float, dict[str, float]]:
+        """Append the mean over the generated tokens of all processes to each metric; return their number and sums."""
         mask_BT = mask_BT.float()
         sums = torch.stack([mask_BT.sum(), *((tensor.detach().float() * mask_BT).sum() for tensor in tensors.values())])
         count, *totals = self.accelerator.reduce(sums, reduction="sum").tolist()
         for name, total in zip(tensors, totals, strict=True):
             self._metrics[mode][name].append(total / max(count, 1.0))
+        return count, dict(zip(tensors, totals, strict=True))
 
     def _get_train_sampler(self, dataset: Any = None) -> EpochSampler:
         """Order prompts by seed and epoch, so that a resumed run sees the same ones."""
@@ -428,16 +536,24 @@ class MultiRewardPPOTrainer(GRPOTrainer):
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         """Save the critic and the running statistics beside the policy."""
-        super()._save_checkpoint(model, trial)
         if self.args.should_save:
             folder = Path(self._get_output_dir(trial=trial)) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
-            save_state(folder, self._critic(), self.kl_controller, self.score_normalizer)
+            save_state(folder, self._critic(), self.kl_controller, self.scoring.normalizer)
+        super()._save_checkpoint(model, trial)
+
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        """Save as `Trainer` does, but leave the Hub token out of training_args.bin, which may be uploaded."""
+        token, self.args.hub_token = self.args.hub_token, None
+        try:
+            super()._save(output_dir, state_dict)
+        finally:
+            self.args.hub_token = token
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         """Restore the critic and the running statistics with the optimizer."""
-        super()._load_optimizer_and_scheduler(checkpoint)
         if checkpoint is not None:
-            load_state(Path(checkpoint), self._critic(), self.kl_controller, self.score_normalizer)
+            load_state(Path(checkpoint), self._critic(), self.kl_controller, self.scoring.normalizer)
+        super()._load_optimizer_and_scheduler(checkpoint)
 
     def _critic(self) -> nn.Module:
         return self.accelerator.unwrap_model(self.critic)

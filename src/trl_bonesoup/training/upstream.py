@@ -23,8 +23,11 @@ PRIVATE_METHODS = {
         "compute_entropy",
     ),
     "_get_train_sampler": ("dataset",),
+    "_save": ("output_dir", "state_dict"),
     "_save_checkpoint": ("model", "trial"),
     "_load_optimizer_and_scheduler": ("checkpoint",),
+    "_tokenize_prompts": ("prompts",),
+    "training_step": ("model", "inputs", "num_items_in_batch"),
 }
 """Methods of GRPOTrainer that the trainer overrides or calls, with the parameters it relies on."""
 
