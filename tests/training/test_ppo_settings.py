@@ -47,6 +47,17 @@ def test_target_kl_starts_anew_with_each_rollout(base: str, prompts: Dataset, se
     assert history(trainer, "kl/stopped") == [0.0, 1.0, 1.0] * 2
 
 
+def test_target_kl_is_compared_with_the_latest_step_alone(base: str, prompts: Dataset, settings: Any) -> None:
+    """At a slowly growing KL with a target between the second and the third step's, the third still is made."""
+    free = trained(base, prompts, settings(max_steps=8, num_iterations=4, learning_rate=1e-3))
+    kl = history(free, "kl/update")
+    assert kl[0] == kl[4] == pytest.approx(0.0, abs=1e-7)
+    assert kl[0] < kl[1] < kl[2] < kl[3]
+    target = (kl[1] + kl[2]) / 2
+    bound = trained(base, prompts, settings(max_steps=4, num_iterations=4, learning_rate=1e-3, target_kl=target))
+    assert history(bound, "kl/stopped") == [0.0, 0.0, 1.0]
+
+
 def test_target_kl_counts_whole_optimizer_steps(base: str, prompts: Dataset, settings: Any) -> None:
     args = {"max_steps": 4, "num_iterations": 4, "target_kl": 1e-6, "optim": "sgd", "learning_rate": 0.5}
     whole = trained(base, prompts, settings(**args))

@@ -17,8 +17,8 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,15 +26,13 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor, nn
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
-from trl import GRPOTrainer
-from trl.models.utils import disable_gradient_checkpointing
-from trl.trainer.utils import use_adapter
 
 from trl_bonesoup.errors import ConfigurationError
 from trl_bonesoup.manifest import ScoreStatistics
 from trl_bonesoup.rewards.protocol import objective_names as distinct_names
 from trl_bonesoup.training.config import MultiRewardPPOConfig
-from trl_bonesoup.training.critic import ValueModel, ZeroCriticGrad, make_critic, value_tap
+from trl_bonesoup.training.critic import ZeroCriticGrad, make_critic
+from trl_bonesoup.training.forward import CriticForward
 from trl_bonesoup.training.gae import (
     explained_variance,
     generalized_advantage_estimation,
@@ -65,21 +63,8 @@ from trl_bonesoup.weights import FloatArray
 
 logger = logging.getLogger(__name__)
 
-_MULTIMODAL_KEYS = (
-    "pixel_values",
-    "image_grid_thw",
-    "num_images",
-    "pixel_attention_mask",
-    "spatial_shapes",
-    "num_tiles",
-    "image_sizes",
-    "token_type_ids",
-    "mm_token_type_ids",
-    "image_position_ids",
-)
 
-
-class MultiRewardPPOTrainer(GRPOTrainer):
+class MultiRewardPPOTrainer(CriticForward):
     """Trains one backbone with PPO on one column of the combination weights.
 
     Args:
@@ -168,8 +153,6 @@ class MultiRewardPPOTrainer(GRPOTrainer):
         self.critic = self.accelerator.prepare_model(make_critic(value_model, policy).to(self.accelerator.device))
         self.add_callback(ZeroCriticGrad(self.critic))
         self.add_callback(SaveAtRollouts(args.steps_per_rollout))
-        self._values_BT: Tensor | None = None
-        self._values_wanted = True
         self._moved = torch.zeros(2)
         self._stopped = False
 
@@ -230,11 +213,11 @@ class MultiRewardPPOTrainer(GRPOTrainer):
 
     def training_step(self, model: nn.Module, inputs: Any, num_items_in_batch: Any = None) -> Tensor:
         """One forward and backward pass, unless the policy has moved too far for this rollout batch (`target_kl`)."""
-        if self._step % (self.args.steps_per_generation * self.num_iterations) == 0:
-            self._stopped = False
-        elif self._step % self.current_gradient_accumulation_steps == 0:  # an optimizer step begins
-            self._stopped = self._stopped or self._moved_too_far()
-            if self.args.target_kl is not None:
+        if self._step % self.current_gradient_accumulation_steps == 0:  # an optimizer step begins
+            if self._step % (self.args.steps_per_generation * self.num_iterations) == 0:  # and a rollout
+                self._stopped = False
+            elif self.args.target_kl is not None:
+                self._stopped = self._stopped or self._moved_too_far(self.args.target_kl)
                 self._metrics["train"]["kl/stopped"].append(float(self._stopped))
             self._moved = torch.zeros(2)
         if self._stopped:
@@ -242,9 +225,9 @@ class MultiRewardPPOTrainer(GRPOTrainer):
             return torch.zeros((), device=self.accelerator.device)
         return super().training_step(model, inputs, num_items_in_batch)
 
-    def _moved_too_far(self) -> bool:
-        count, total = self._moved.tolist()
-        return self.args.target_kl is not None and count > 0 and total / count > self.args.target_kl
+    def _moved_too_far(self, target_kl: float) -> bool:
+        tokens, kl = self._moved.tolist()
+        return kl > target_kl * tokens
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """Add the critic's parameters to the optimizer of the policy."""
@@ -255,59 +238,6 @@ class MultiRewardPPOTrainer(GRPOTrainer):
             rate = self.args.critic_learning_rate or self.args.learning_rate
             optimizer.add_param_group({"params": new, "lr": rate, "weight_decay": 0.0})
         return optimizer
-
-    def _get_per_token_logps_and_entropies(
-        self,
-        model: nn.Module,
-        input_ids: Tensor,
-        attention_mask: Tensor,
-        logits_to_keep: int,
-        batch_size: int | None = None,
-        compute_entropy: bool = False,
-        compute_aux_loss: bool = False,
-        **inputs: Any,
-    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """Return what GRPOTrainer returns, and read the critic's values from the same forward pass, into `_values_BT`.
-
-        A critic with a trunk of its own has a pass of its own. For text, the language-model head sees
-        the completion alone. GRPOTrainer's own pass, which off CUDA also scores every prompt
-        position, is left to images and mixtures of experts.
-        """
-        upstream = compute_aux_loss or any(value is not None for value in inputs.values())
-        trunk = _causal_lm(self.accelerator.unwrap_model(model)).base_model
-        separate = isinstance(self._critic(), ValueModel)
-        head = self.critic if self._values_wanted and not separate else None
-        detach = self.args.detach_critic or self._warming_up()
-        with value_tap(trunk, head, logits_to_keep, detach=detach, trim=not upstream) as values:
-            if upstream:
-                outputs = super()._get_per_token_logps_and_entropies(
-                    model, input_ids, attention_mask, logits_to_keep, batch_size, compute_entropy, compute_aux_loss,
-                    **inputs,
-                )  # fmt: skip
-            else:
-                outputs = self._completion_logps(
-                    model, input_ids, attention_mask, logits_to_keep, batch_size or len(input_ids)
-                )
-        if self._values_wanted and separate:
-            size = batch_size or len(input_ids)
-            chunks = zip(input_ids.split(size), attention_mask.split(size), strict=True)
-            values = [self.critic(ids, mask, logits_to_keep) for ids, mask in chunks]
-        if self._values_wanted:
-            self._values_BT = torch.cat(values)
-        return outputs
-
-    def _completion_logps(
-        self, model: nn.Module, input_ids: Tensor, attention_mask: Tensor, num_tokens: int, batch_size: int
-    ) -> tuple[Tensor, Tensor | None, None]:
-        logps, entropies = [], []
-        kept = slice(-(num_tokens + 1), None)
-        for ids, mask in zip(input_ids.split(batch_size), attention_mask.split(batch_size), strict=True):
-            labels = ids[:, kept].masked_fill(mask[:, kept] == 0, -100)
-            with self.accelerator.autocast():
-                outputs = model(input_ids=ids, attention_mask=mask, labels=labels, fused_lm_head=True)
-            logps.append(outputs.log_probs)
-            entropies.append(outputs.entropy)
-        return torch.cat(logps), None if entropies[0] is None else torch.cat(entropies), None
 
     def _calculate_rewards(self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any) -> Tensor:
         """Keep the raw scores of all processes, (B · processes, N), with NaN where an objective has none."""
@@ -322,15 +252,11 @@ class MultiRewardPPOTrainer(GRPOTrainer):
 
     def _generate_and_score_completions(self, inputs: Any) -> dict[str, Any]:
         """Roll out, and replace the group advantages by PPO's: per token, from the critic."""
-        self._values_BT = None
         self.scoring.forget()
-        batch = super()._generate_and_score_completions(inputs)
-        mode = "train" if self.model.training else "eval"
-        if batch.get("old_per_token_logps") is None:
-            batch["old_per_token_logps"] = self._rollout_logps(batch, self.model)
-        old_logps_BT, values_BT = batch["old_per_token_logps"], self._values_BT
-        assert values_BT is not None
-        values_BT = values_BT.detach()
+        with self._first_pass_kept():
+            batch = super()._generate_and_score_completions(inputs)
+            mode = "train" if self.model.training else "eval"
+            old_logps_BT, values_BT = self._rollout_pass(batch)
         mask_BT = _generated_tokens(batch)
         kl_BT = (
             (old_logps_BT - self._reference_logps(batch)) * mask_BT
@@ -363,11 +289,8 @@ class MultiRewardPPOTrainer(GRPOTrainer):
     def _compute_loss(self, model: nn.Module, inputs: dict[str, Any]) -> Tensor:
         """PPO's loss: clipped ratio + vf_coef · clipped value - entropy_coef · entropy, mean over generated tokens."""
         mode = "train" if self.model.training else "eval"
-        logps_BT, entropies_BT, aux_loss = self._logps(
-            inputs, model, compute_entropy=True, compute_aux_loss=self.aux_loss_enabled
-        )
-        values_BT, mask_BT = self._values_BT, inputs["generated_tokens"]
-        assert values_BT is not None
+        logps_BT, entropies_BT, values_BT, aux_loss = self._policy_pass(inputs, model)
+        mask_BT = inputs["generated_tokens"]
         policy_BT, clipped_BT = policy_loss(
             logps_BT, inputs["old_per_token_logps"], inputs["advantages"], self.epsilon_low, self.epsilon_high
         )
@@ -382,7 +305,7 @@ class MultiRewardPPOTrainer(GRPOTrainer):
         if self.aux_loss_enabled:
             share = self.current_gradient_accumulation_steps if mode == "train" else 1.0
             loss = loss + rest * self.router_aux_loss_coef * aux_loss / share
-        count, totals = self._log_tokens(
+        tokens, totals = self._log_tokens(
             mode,
             mask_BT,
             {
@@ -394,47 +317,14 @@ class MultiRewardPPOTrainer(GRPOTrainer):
                 "value/clip_ratio": value_clipped_BT,
             },
         )
-        self._moved = self._moved + torch.tensor([count, totals["kl/update"]])
+        self._moved = self._moved + torch.tensor([tokens, totals["kl/update"]])
         return loss
+
+    def _critic_detached(self) -> bool:
+        return self.args.detach_critic or self._warming_up()
 
     def _warming_up(self) -> bool:
         return self.model.training and self.state.global_step < self.args.critic_warmup_steps
-
-    def _logps(self, batch: dict[str, Any], model: nn.Module, **kwargs: Any) -> Any:
-        """One forward pass over prompts and completions: log-probabilities (B, T), entropies, auxiliary loss."""
-        return self._get_per_token_logps_and_entropies(
-            model,
-            torch.cat([batch["prompt_ids"], batch["completion_ids"]], dim=1),
-            torch.cat([batch["prompt_mask"], batch["completion_mask"]], dim=1),
-            batch["completion_ids"].shape[1],
-            **{key: batch[key] for key in _MULTIMODAL_KEYS if key in batch},
-            **kwargs,
-        )
-
-    def _rollout_logps(self, batch: dict[str, Any], model: nn.Module) -> Tensor:
-        size = self.args.per_device_train_batch_size if self.model.training else self.args.per_device_eval_batch_size
-        with (
-            torch.no_grad(),
-            disable_gradient_checkpointing(self.model, self.args.gradient_checkpointing_kwargs),
-        ):
-            return self._logps(batch, model, batch_size=size)[0]
-
-    def _reference_logps(self, batch: dict[str, Any]) -> Tensor:
-        """Log-probabilities under the policy before training: a frozen copy, or the model without its adapter."""
-        with self._without_values():
-            if self.ref_model is not None:
-                return self._rollout_logps(batch, self.ref_model)
-            policy = self.accelerator.unwrap_model(self.model)
-            with use_adapter(policy, adapter_name="ref" if "ref" in policy.peft_config else None):
-                return self._rollout_logps(batch, self.model)
-
-    @contextmanager
-    def _without_values(self) -> Iterator[None]:
-        self._values_wanted = False
-        try:
-            yield
-        finally:
-            self._values_wanted = True
 
     def _weighted_scores(self, batch: dict[str, Any], mode: str) -> tuple[Tensor, Tensor | None]:
         """Normalise, weigh and log the scores; return this process's.
@@ -503,7 +393,9 @@ class MultiRewardPPOTrainer(GRPOTrainer):
         metrics = self._metrics[mode]
         if self.args.kl_coef:
             metrics["kl/coef"].append(self.kl_controller.coef)
-        metrics["value/explained_variance"].append(explained_variance(returns_BT, values_BT, mask_BT))
+        explained = explained_variance(returns_BT, values_BT, mask_BT)
+        if not math.isnan(explained):
+            metrics["value/explained_variance"].append(explained)
         self._log_tokens(mode, mask_BT, {"kl": kl_BT, "value/mean": values_BT})
         mean_B = advantages_BT.sum(dim=1) / mask_BT.sum(dim=1).clamp(min=1)
         shown = self.accelerator.gather(mean_B).tolist()
@@ -554,13 +446,6 @@ class MultiRewardPPOTrainer(GRPOTrainer):
         if checkpoint is not None:
             load_state(Path(checkpoint), self._critic(), self.kl_controller, self.scoring.normalizer)
         super()._load_optimizer_and_scheduler(checkpoint)
-
-    def _critic(self) -> nn.Module:
-        return self.accelerator.unwrap_model(self.critic)
-
-
-def _causal_lm(model: Any) -> Any:
-    return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 def _generated_tokens(batch: dict[str, Any]) -> Tensor:
