@@ -290,6 +290,8 @@ class MultiRewardPPOTrainer(CriticForward):
         """PPO's loss: clipped ratio + vf_coef · clipped value - entropy_coef · entropy, mean over generated tokens."""
         mode = "train" if self.model.training else "eval"
         logps_BT, entropies_BT, values_BT, aux_loss = self._policy_pass(inputs, model)
+        if not self.args.entropy_coef:
+            entropies_BT = entropies_BT.detach()  # a gradient of zero would be computed at full price
         mask_BT = inputs["generated_tokens"]
         policy_BT, clipped_BT = policy_loss(
             logps_BT, inputs["old_per_token_logps"], inputs["advantages"], self.epsilon_low, self.epsilon_high
