@@ -79,9 +79,10 @@ def metrics_text(front: Any) -> str:
 
 
 def _recorded_rewards(manifest: Any) -> list[str]:
-    from trl_bonesoup.rewards.spec import BUILT_IN
+    from trl_bonesoup.rewards.spec import BUILT_IN, PUBLIC
 
-    foreign = [objective.reward for objective in manifest.objectives if objective.reward not in BUILT_IN]
+    own = {*BUILT_IN, *(f"trl_bonesoup.rewards.public:{name}" for name in PUBLIC)}
+    foreign = [objective.reward for objective in manifest.objectives if objective.reward not in own]
     if foreign:
         raise ConfigurationError(
             f"soup.json names the rewards {', '.join(foreign)}, which are code of its author. Name what to run with "

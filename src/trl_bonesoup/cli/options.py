@@ -133,7 +133,7 @@ def parse_grid(arguments: argparse.Namespace, manifest: SoupManifest) -> np.ndar
 
 
 def parse_rewards(specs: Sequence[str]) -> tuple[list[Any], list[str]]:
-    """Return reward functions and objective names from "name=module:attribute", "module:attribute" or "scorer"."""
+    """Return reward functions and objective names from specs as `load_reward` takes, each after an optional "name="."""
     from trl_bonesoup.rewards.protocol import objective_names, reward_name
     from trl_bonesoup.rewards.spec import load_reward
 
@@ -214,7 +214,8 @@ def add_rewards(parser: argparse.ArgumentParser, *, required: bool) -> None:
         action=Repeat,
         metavar="SPEC",
         required=required,
-        help="a reward function, once per objective: [name=]module:attribute, or positivity, brevity or plainness",
+        help="a reward function, once per objective: [name=]module:attribute, a scorer (positivity, brevity, "
+        "plainness) or a model from the Hub (helpful, harmless, humor, faithful_summary, summary_quality)",
     )
 
 

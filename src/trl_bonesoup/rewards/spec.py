@@ -13,23 +13,35 @@ from trl_bonesoup.rewards.protocol import reward_name
 BUILT_IN = ("positivity", "brevity", "plainness")
 """Names of the scorers in `trl_bonesoup.rewards.offline`, which a spec may use alone."""
 
+PUBLIC = ("helpful", "harmless", "humor", "faithful_summary", "summary_quality")
+"""Names of the reward models in `trl_bonesoup.rewards.public`, which a command may use alone.
+
+soup.json records them in full, since a script's own function may well be called helpful.
+"""
+
 
 def load_reward(spec: str) -> Callable[..., Any]:
     """Return the reward function that a spec names.
 
     Args:
-        spec: a built-in scorer ("positivity", "brevity", "plainness") or `module:attribute`.
-            Importing a module runs its code, so take specs from people, not from files of others.
+        spec: a built-in scorer ("positivity", "brevity", "plainness"), a public reward model
+            ("helpful", "harmless", "humor", "faithful_summary", "summary_quality") or
+            `module:attribute`, the name of a function or of an instance such as a
+            `ClassifierReward`. Importing a module runs its code, so take specs from people, not
+            from files of others.
 
     Raises:
         ConfigurationError: if it has another form, or names nothing callable.
     """
-    if spec in BUILT_IN:
-        spec = f"trl_bonesoup.rewards.offline:{spec}"
+    for names, home in ((BUILT_IN, "offline"), (PUBLIC, "public")):
+        if spec in names:
+            spec = f"trl_bonesoup.rewards.{home}:{spec}"
     module_name, _, attribute = spec.partition(":")
     if not module_name or not attribute:
         raise ConfigurationError(
-            f"A reward is one of {', '.join(BUILT_IN)}, or module:attribute such as my_rewards:helpful; got {spec!r}."
+            f"A reward is one of {', '.join(BUILT_IN)}, or module:attribute such as my_rewards:helpful, or a public "
+            f"model: {', '.join(PUBLIC)}; got {spec!r}. To score with another model, name a ClassifierReward in a "
+            "module of yours."
         )
     try:
         found: Any = importlib.import_module(module_name)
@@ -45,17 +57,22 @@ def load_reward(spec: str) -> Callable[..., Any]:
 def reward_spec(reward_func: Any) -> str:
     """Return what soup.json says about a reward function: the inverse of `load_reward` where there is one.
 
-    A Hub id stays as it is; a function defined in a script or a lambda is recorded by its name only.
+    A Hub id stays as it is, and an instance says what its attribute `spec` says. A function defined
+    in a script or a lambda is recorded by its name only, after "__main__:" if a scorer of this
+    package has that name.
     """
     if isinstance(reward_func, str):
         return reward_func
     if isinstance(reward_func, functools.partial):
         settings = ", ".join(f"{key}={value!r}" for key, value in sorted(reward_func.keywords.items()))
         return f"{reward_spec(reward_func.func)}({settings})"
+    if isinstance(spec := getattr(reward_func, "spec", None), str):
+        return spec
     module = getattr(reward_func, "__module__", "__main__")
     qualified = getattr(reward_func, "__qualname__", "")
     if module in ("__main__", "builtins") or not qualified or "<" in qualified:
-        return reward_name(reward_func)
+        name = reward_name(reward_func)
+        return f"__main__:{name}" if name in BUILT_IN else name
     if module == "trl_bonesoup.rewards.offline":
         return qualified
     return f"{module}:{qualified}"
