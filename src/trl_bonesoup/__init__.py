@@ -17,6 +17,7 @@ _HOMES = {
     "SoupManifest": "trl_bonesoup.manifest",
     "circulant_weights": "trl_bonesoup.weights",
     "evaluate_front": "trl_bonesoup.front.evaluate",
+    "gather": "trl_bonesoup.training.gather",
     "merging_coefficients": "trl_bonesoup.weights",
     "seek": "trl_bonesoup.training.seek",
     "simplex_grid": "trl_bonesoup.weights",
@@ -30,6 +31,7 @@ __all__ = [  # noqa: RUF022  (the order of the names in the documentation)
     "MultiRewardPPOConfig",
     "MultiRewardPPOTrainer",
     "seek",
+    "gather",
     "SoupManifest",
     "BoneSoup",
     "sweep",
@@ -46,6 +48,7 @@ if TYPE_CHECKING:
     from trl_bonesoup.soup.lora import BoneSoup
     from trl_bonesoup.soup.sweep import sweep
     from trl_bonesoup.training.config import MultiRewardPPOConfig
+    from trl_bonesoup.training.gather import gather
     from trl_bonesoup.training.seek import seek
     from trl_bonesoup.training.trainer import MultiRewardPPOTrainer
     from trl_bonesoup.weights import circulant_weights, merging_coefficients, simplex_grid

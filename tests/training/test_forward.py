@@ -9,6 +9,7 @@ from peft import LoraConfig
 from tiny import count_word
 
 from trl_bonesoup import MultiRewardPPOTrainer
+from trl_bonesoup.training import forward
 
 LORA = LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM")
 
@@ -65,3 +66,21 @@ def test_a_pass_used_again_trains_the_same(
         torch.testing.assert_close(value, expected, msg=name)
     for expected, value in zip(anew.critic.parameters(), again.critic.parameters(), strict=True):
         torch.testing.assert_close(value, expected)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_kept_logits_train_what_tiles_do(
+    base: str, prompts: Dataset, settings: Any, monkeypatch: pytest.MonkeyPatch, temperature: float
+) -> None:
+    def trained() -> MultiRewardPPOTrainer:
+        trainer = make(base, prompts, settings(max_steps=4, temperature=temperature))
+        trainer.train()
+        return trainer
+
+    kept = trained()
+    monkeypatch.setattr(forward, "MOST_LOGITS", 0)
+    tiled = trained()
+    for (name, expected), value in zip(tiled.model.named_parameters(), kept.model.parameters(), strict=True):
+        torch.testing.assert_close(value, expected, atol=1e-5, rtol=1e-4, msg=name)
+    entropies = [[e["entropy"] for e in t.state.log_history if "entropy" in e] for t in (kept, tiled)]
+    assert entropies[0] == pytest.approx(entropies[1], abs=1e-4)

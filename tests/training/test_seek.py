@@ -1,6 +1,7 @@
 """seek: all backbones from one base, one scale of scores, and a second call that continues the first."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,11 @@ from datasets import Dataset
 from peft import LoraConfig
 from safetensors.torch import load_file
 from tiny import count_word
+from transformers import TrainerCallback
 
 from trl_bonesoup import MultiRewardPPOTrainer, SoupManifest, circulant_weights, seek
 from trl_bonesoup.errors import ConfigurationError, WeightsError
+from trl_bonesoup.rewards.spec import reward_spec
 
 LORA = LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM")
 REWARDS = [count_word("w5"), count_word("w7")]
@@ -50,7 +53,7 @@ def test_seek_writes_a_soup(base: str, prompts: Dataset, settings: Any) -> None:
 def test_each_backbone_is_what_a_trainer_alone_would_give(
     base: str, prompts: Dataset, settings: Any, tmp_path: Path, peft_config: LoraConfig | None
 ) -> None:
-    """The second backbone starts from the base again, and both share one scale of scores."""
+    """The second backbone starts from the base again, both share one scale, and measuring that leaves no trace."""
     manifest = seek(base, REWARDS, B, settings(), prompts, peft_config=peft_config)
     scales = [objective.normalization for objective in manifest.objectives]
     for j in (0, 1):
@@ -68,8 +71,6 @@ def test_each_backbone_is_what_a_trainer_alone_would_give(
             train_dataset=prompts,
             peft_config=peft_config,
         )
-        if j == 0:
-            alone.measure_scores(64)  # seek sampled the base before it trained the first backbone
         alone.train()
         alone.save_model(str(tmp_path / "saved"))
         file = "model.safetensors" if peft_config is None else "adapter_model.safetensors"
@@ -126,6 +127,133 @@ def test_an_interrupted_backbone_is_not_taken_for_a_finished_one(
     assert [objective.normalization.model_dump() for objective in manifest.objectives] == scale
 
 
+class Killed(BaseException):
+    """What no error handler catches, as a signal would be."""
+
+
+class KillAt(TrainerCallback):
+    def __init__(self, step: int):
+        self.step = step
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step == self.step:
+            raise Killed
+
+
+@pytest.mark.parametrize(("peft_config", "steps"), [(LORA, {2: 4, 7: 2, 8: 2}), (None, {7: 2})], ids=["lora", "full"])
+def test_a_killed_backbone_continues_from_its_checkpoint(
+    base: str, prompts: Dataset, settings: Any, tmp_path: Path, peft_config: LoraConfig | None, steps: dict[int, int]
+) -> None:
+    """Killed before the checkpoint of step 4, after it, or before that of step 8 (with 4, 2, 2 rollouts to do).
+
+    The result is that of an uninterrupted run, bit by bit, and no rollout before a checkpoint is repeated.
+    """
+    rollouts: list[int] = []
+
+    def counted(completions: list[str], **columns: Any) -> list[float]:
+        rollouts.append(len(completions))
+        return REWARDS[0](completions)
+
+    def run(name: str, *callbacks: TrainerCallback) -> dict[str, torch.Tensor]:
+        args = settings(output_dir=str(tmp_path / name), max_steps=8, save_strategy="steps", save_steps=4)
+        seek(
+            base, [counted, REWARDS[1]], B, args, prompts, peft_config=peft_config, backbones=[0],
+            calibration_samples=8, callbacks=list(callbacks),
+        )  # fmt: skip
+        return load_file(next((tmp_path / name / "counted").glob("*.safetensors")))
+
+    expected = run("whole")
+    for step, left in steps.items():
+        with pytest.raises(Killed):
+            run(f"killed at {step}", KillAt(step))
+        rollouts.clear()
+        for name, value in run(f"killed at {step}").items():
+            assert torch.equal(value, expected[name]), (step, name)
+        assert len(rollouts) == left, step
+
+
+def test_a_backbone_killed_while_it_was_saved_is_not_trained_again(
+    base: str, prompts: Dataset, settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from trl_bonesoup.training import seek as module
+
+    args = settings(save_strategy="steps", save_steps=4)
+
+    def killed(*given: Any) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "_save_backbone", killed)
+        with pytest.raises(Killed):
+            seek(base, REWARDS, B, args, prompts, peft_config=LORA, backbones=[0])
+
+    def refuse(completions: list[str], **columns: Any) -> list[float]:
+        raise AssertionError("rolled out again")
+
+    refuse.__name__ = refuse.__qualname__ = "says_w5"
+    spoiled = [refuse, REWARDS[1]]
+    record = Path(args.output_dir) / "seek.json"
+    recorded = json.loads(record.read_text())
+    recorded["request"]["rewards"] = [reward_spec(func) for func in spoiled]
+    record.write_text(json.dumps(recorded))
+    seek(base, spoiled, B, args, prompts, peft_config=LORA, backbones=[0])
+    assert (Path(args.output_dir) / "says_w5" / "adapter_config.json").is_file()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"train_dataset": Dataset.from_dict({"prompt": ["w1 w2"] * 16})}, r"\(prompts.digest: "),
+        ({"train_dataset": Dataset.from_dict({"prompt": ["w1"] * 17})}, r"prompts.rows: 16 there, 17 now"),
+        ({"peft_config": LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj"], task_type="CAUSAL_LM")},
+         r"\(adapter.lora_target_modules: 'all-linear' there, 'q_proj' now\)"),
+        ({"peft_config": LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", use_dora=True)},
+         r"\(adapter.lora_use_dora: None there, True now\)"),
+        ({"peft_config": LoraConfig(r=4, lora_alpha=9, target_modules="all-linear")},
+         r"\(adapter.lora_alpha: 8 there, 9 now\)"),
+        ({"score_normalization": "none"}, r"\(scores.normalization: 'running' there, 'none' now\)"),
+        ({"whiten_rewards": True, "lr_scheduler_type": "cosine"},
+         r"\(settings.lr_scheduler_type: None there, 'cosine' now; settings.whiten_rewards: None there, True now\)"),
+        ({"learning_rate": 2e-2}, r"\(settings.learning_rate: 0.01 there, 0.02 now\)"),
+    ],
+)  # fmt: skip
+def test_everything_that_makes_another_run_is_noticed(
+    base: str, prompts: Dataset, settings: Any, change: dict[str, Any], message: str
+) -> None:
+    lora = LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM")
+    arguments: dict[str, Any] = {"train_dataset": prompts, "peft_config": lora, "backbones": []}
+    seek(base, REWARDS, B, settings(), **arguments)
+    args = settings(**{key: value for key, value in change.items() if key not in arguments})
+    with pytest.raises(ConfigurationError, match=message):
+        seek(base, REWARDS, B, args, **{**arguments, **{k: v for k, v in change.items() if k in arguments}})
+
+
+def test_the_same_prompts_from_elsewhere_continue_a_run(base: str, prompts: Dataset, settings: Any) -> None:
+    seek(base, REWARDS, B, settings(), prompts, peft_config=LORA, backbones=[])
+    again = prompts.map(lambda row: row)
+    assert again._fingerprint != prompts._fingerprint
+    assert seek(base, REWARDS, B, settings(), again, peft_config=LORA, backbones=[]) is None
+
+
+def test_a_base_at_another_path_continues_a_run_and_a_changed_one_does_not(
+    base: str, prompts: Dataset, settings: Any, tmp_path: Path
+) -> None:
+    seek(base, REWARDS, B, settings(), prompts, peft_config=LORA, backbones=[])
+    copied = shutil.copytree(base, tmp_path / "copied")
+    assert seek(str(copied), REWARDS, B, settings(), prompts, peft_config=LORA, backbones=[]) is None
+    config = copied / "config.json"
+    config.write_text(config.read_text().replace('"rope_theta": 10000.0', '"rope_theta": 20000.0'))
+    with pytest.raises(ConfigurationError, match=r"base_files: "):
+        seek(str(copied), REWARDS, B, settings(), prompts, peft_config=LORA, backbones=[])
+
+
+def test_the_callers_adapter_configuration_is_left_alone(base: str, prompts: Dataset, settings: Any) -> None:
+    """PEFT replaces "all-linear" by the modules it found; a second call has to see what the first saw."""
+    config = LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM")
+    manifest = seek(base, REWARDS, B, settings(max_steps=2), prompts, peft_config=config)
+    assert config.target_modules == manifest.training["lora_target_modules"] == "all-linear"
+
+
 def test_another_run_in_the_folder_is_refused(base: str, prompts: Dataset, settings: Any) -> None:
     args = settings()
     seek(base, REWARDS, B, args, prompts, peft_config=LORA, backbones=[])
@@ -134,8 +262,6 @@ def test_another_run_in_the_folder_is_refused(base: str, prompts: Dataset, setti
 
 
 def test_a_base_inside_the_run_is_named_relative_to_it(base: str, prompts: Dataset, settings: Any) -> None:
-    import shutil
-
     args = settings()
     inside = Path(args.output_dir) / "base"
     shutil.copytree(base, inside)
@@ -166,9 +292,9 @@ def test_refused_before_anything_is_written(
 
 
 def test_folder_names_are_safe_and_distinct() -> None:
-    from trl_bonesoup.training.seek import _slugs
+    from trl_bonesoup.training.run import folder_names
 
-    assert _slugs(["../../etc/passwd", "a b", "a/b", "帮助", "base"]) == [
+    assert folder_names(["../../etc/passwd", "a b", "a/b", "帮助", "base"]) == [
         "etc-passwd",
         "a-b",
         "a-b-2",

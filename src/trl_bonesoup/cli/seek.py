@@ -8,6 +8,7 @@ from typing import Any
 
 from trl_bonesoup.cli import options
 from trl_bonesoup.errors import ConfigurationError
+from trl_bonesoup.manifest import SoupManifest
 
 _EPILOG = """\
 Any field of MultiRewardPPOConfig can be given with --set, for example
@@ -21,9 +22,25 @@ as YAML:
   output_dir: run
   set: {learning_rate: 1.0e-5, max_steps: 400}
 
-Run the same command again to continue after an interruption. To share the work between machines
-with a common disk, give each one its own --backbone, then run the command without it.
+Run the same command again to continue after an interruption: finished backbones are kept, and one
+that was interrupted continues from its last checkpoint (--set save_strategy=steps --set save_steps=50).
+
+To share the work between machines, give each one its own --backbone. With a common disk, run the
+command without it afterwards, and soup.json is written. Without one, all machines need the scale of
+the scores that the first measures: when its seek.json holds "statistics", copy that file into the
+--output-dir of the others, start them, and at the end collect what all of them trained:
+  bonesoup seek --gather machine0/run machine1/run --output-dir run
 """
+
+_NEEDED = ("model", "reward", "prompts")
+
+
+class _Add(options.Repeat):
+    """Collects training settings: flags come after, and so win over, those of a settings file."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+        """Add one setting."""
+        setattr(namespace, self.dest, [*(getattr(namespace, self.dest) or []), values])
 
 
 def add_parser(subparsers: Any) -> None:
@@ -31,17 +48,21 @@ def add_parser(subparsers: Any) -> None:
     parser = options.new_parser(
         subparsers, "seek", run, "Train one backbone per objective and write soup.json.", _EPILOG
     )
-    parser.add_argument("--model", metavar="MODEL", required=True, help="model that every backbone starts from")
-    options.add_rewards(parser, required=True)
+    parser.add_argument("--model", metavar="MODEL", help="model that every backbone starts from")
+    options.add_rewards(parser, required=False)
     parser.add_argument(
         "--dominance", type=float, metavar="BETA", default=0.7, help="β of the circulant weights (default 0.7)"
     )
     parser.add_argument(
         "--combination-weights", metavar="JSON", help="a whole matrix B instead, such as [[0.8,0.3],[0.2,0.7]]"
     )
-    options.add_prompts(parser, required=True)
+    options.add_prompts(parser, required=False)
     parser.add_argument("--output-dir", metavar="DIR", required=True, help="folder of the run")
     parser.add_argument("--lora-r", type=int, metavar="R", default=16, help="rank of the LoRA adapters (default 16)")
+    parser.add_argument("--lora-alpha", type=int, metavar="A", help="their scale is A/R (default twice the rank)")
+    parser.add_argument(
+        "--lora-dropout", type=float, metavar="P", default=0.0, help="dropout in front of the adapters (default 0)"
+    )
     parser.add_argument("--full", action="store_true", help="train whole models instead of LoRA adapters")
     parser.add_argument(
         "--backbone",
@@ -51,12 +72,26 @@ def add_parser(subparsers: Any) -> None:
         help="train only this backbone, from 0; may be repeated",
     )
     parser.add_argument(
-        "--set", action=options.Repeat, metavar="NAME=VALUE", default=None, help="a training setting; may be repeated"
+        "--gather",
+        nargs="+",
+        metavar="DIR",
+        help="train nothing: copy the backbones that are finished in these folders into --output-dir, write soup.json",
+    )
+    parser.add_argument(
+        "--set", action=_Add, metavar="NAME=VALUE", default=None, help="a training setting; may be repeated"
     )
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Train what is missing."""
+    """Train what is missing, or gather what other machines trained."""
+    if arguments.gather:
+        _gather(arguments)
+        return
+    missing = [f"--{name}" for name in _NEEDED if not getattr(arguments, name)]
+    if missing:
+        raise ConfigurationError(
+            f"{', '.join(missing)} missing: give it as a flag or in the --config file, or name folders to --gather."
+        )
     rewards, names = options.parse_rewards(arguments.reward)
     settings = training_settings(arguments.set)
     weights = _weights(arguments, len(rewards))
@@ -68,42 +103,67 @@ def run(arguments: argparse.Namespace) -> None:
     unknown = set(settings) - set(MultiRewardPPOConfig.__dataclass_fields__)
     if unknown:
         raise ConfigurationError(f"--set: MultiRewardPPOConfig has no field {', '.join(sorted(unknown))}.")
-    peft_config = None
-    if not arguments.full:
-        from peft import LoraConfig
-
-        peft_config = LoraConfig(
-            r=arguments.lora_r, lora_alpha=2 * arguments.lora_r, target_modules="all-linear", task_type="CAUSAL_LM"
-        )
+    args = MultiRewardPPOConfig(**{"output_dir": arguments.output_dir, "report_to": "none", **settings})
     manifest = seek(
         arguments.model,
         rewards,
         weights,
-        MultiRewardPPOConfig(**{"output_dir": arguments.output_dir, "report_to": "none", **settings}),
+        args,
         data,
-        peft_config=peft_config,
+        peft_config=_adapter(arguments),
         objective_names=names,
         backbones=arguments.backbone,
     )
+    if args.process_index == 0:
+        _say(arguments.output_dir, manifest)
+
+
+def _gather(arguments: argparse.Namespace) -> None:
+    given = [f"--{name}" for name in (*_NEEDED, "backbone", "set") if getattr(arguments, name)]
+    if given:
+        raise ConfigurationError(f"--gather trains nothing and does not go with {', '.join(given)}; leave them out.")
+    from trl_bonesoup.training.gather import gather
+
+    folders = [arguments.gather] if isinstance(arguments.gather, str) else arguments.gather  # one, in YAML
+    _say(arguments.output_dir, gather(folders, arguments.output_dir))
+
+
+def _say(folder: str, manifest: SoupManifest | None) -> None:
     if manifest is None:
-        print(f"Backbones are still missing in {arguments.output_dir}; soup.json is written when all are trained.")
-    else:
-        example = ",".join(f"{name}={1 / len(names):.3g}" for name in names)
-        print(f"Wrote {arguments.output_dir}/soup.json. Next: bonesoup merge {arguments.output_dir} out "
-              f"--preference {example}")  # fmt: skip
+        print(f"Backbones are still missing in {folder}; soup.json is written when all are trained.")
+        return
+    names = manifest.objective_names
+    example = ",".join(f"{name}={1 / len(names):.3g}" for name in names)
+    print(f"Wrote {folder}/soup.json. Next: bonesoup merge {folder} out --preference {example}")
+
+
+def _adapter(arguments: argparse.Namespace) -> Any:
+    if arguments.full:
+        return None
+    from peft import LoraConfig
+
+    alpha = 2 * arguments.lora_r if arguments.lora_alpha is None else arguments.lora_alpha
+    return LoraConfig(
+        r=arguments.lora_r,
+        lora_alpha=alpha,
+        lora_dropout=arguments.lora_dropout,
+        target_modules="all-linear",
+        task_type="CAUSAL_LM",
+    )
 
 
 def training_settings(given: Any) -> dict[str, Any]:
-    """Return settings from "name=value" texts, or the mapping that YAML made; values are read as YAML."""
+    """Return settings from "name=value" texts and mappings that YAML made, later ones winning; values are YAML."""
     import yaml
 
-    if isinstance(given, list) and len(given) == 1 and isinstance(given[0], dict):
-        return dict(given[0])
-    settings = {}
-    for text in given or []:
-        name, separator, value = str(text).partition("=")
+    settings: dict[str, Any] = {}
+    for part in given or []:
+        if isinstance(part, dict):
+            settings.update({name: _number_or(value) for name, value in part.items()})
+            continue
+        name, separator, value = str(part).partition("=")
         if not separator:
-            raise ConfigurationError(f"--set needs NAME=VALUE; got {text!r}.")
+            raise ConfigurationError(f"--set needs NAME=VALUE; got {part!r}.")
         settings[name.strip().replace("-", "_")] = _number_or(yaml.safe_load(value))
     return settings
 

@@ -161,3 +161,43 @@ class ZeroCriticGrad(TrainerCallback):
     def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Forget the gradient that the step just used."""
         self.critic.zero_grad()
+
+
+def critic_beside_fsdp2(critic: nn.Module, value_model: Any, args: Any) -> tuple[nn.Module, torch.optim.Optimizer]:
+    """Return the critic, whole on every process, with an optimizer of its own.
+
+    FSDP2 shards one model together with its optimizer, which can then hold nothing else.
+
+    Raises:
+        ConfigurationError: if the critic shares weights with the policy, which are going to be sharded.
+    """
+    if hasattr(value_model, "peft_type") and not isinstance(value_model, nn.Module):
+        raise ConfigurationError(
+            "An adapter as value model shares the policy's base, which FSDP2 takes apart. Leave value_model out, or "
+            "pass a model of its own."
+        )
+    optimizer = torch.optim.AdamW(
+        [parameter for parameter in critic.parameters() if parameter.requires_grad],
+        lr=args.critic_learning_rate or args.learning_rate,
+        betas=(args.adam_beta1, args.adam_beta2),
+        eps=args.adam_epsilon,
+        weight_decay=0.0,
+    )
+    return nn.parallel.DistributedDataParallel(critic), optimizer
+
+
+class StepCritic(TrainerCallback):
+    """Steps the critic's own optimizer before the policy's, on the policy's learning-rate schedule."""
+
+    def __init__(self, optimizer: torch.optim.Optimizer):
+        self.optimizer = optimizer
+        self.rates = [group["lr"] for group in optimizer.param_groups]
+
+    def on_pre_optimizer_step(
+        self, args: Any, state: Any, control: Any, lr_scheduler: Any = None, **kwargs: Any
+    ) -> None:
+        """Use the gradient of this step."""
+        share = lr_scheduler.get_last_lr()[0] / args.learning_rate if args.learning_rate else 1.0
+        for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
+            group["lr"] = rate * share
+        self.optimizer.step()

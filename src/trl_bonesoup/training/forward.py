@@ -16,6 +16,8 @@ from trl.models.utils import disable_gradient_checkpointing
 from trl.trainer.utils import use_adapter
 
 from trl_bonesoup.training.critic import ValueModel, value_tap
+from trl_bonesoup.training.head import MOST_LOGITS, kept_logps
+from trl_bonesoup.training.prefix import after_prefix, has_plain_attention, shared_prefix
 
 _MULTIMODAL_KEYS = (
     "pixel_values",
@@ -155,9 +157,7 @@ class CriticForward(GRPOTrainer):
     ) -> Iterator[None]:
         """Set `_values_BT` from the passes of `model` inside the context, or from the critic's own."""
         separate = isinstance(self._critic(), ValueModel)
-        causal_lm = self.accelerator.unwrap_model(model)
-        if hasattr(causal_lm, "get_base_model"):
-            causal_lm = causal_lm.get_base_model()
+        causal_lm = self._causal_lm(model)
         head = self.critic if self._values_wanted and not separate else None
         with value_tap(causal_lm.base_model, head, num_tokens, detach=self._critic_detached(), trim=trim) as values:
             yield
@@ -170,15 +170,47 @@ class CriticForward(GRPOTrainer):
     def _completion_logps(
         self, model: nn.Module, input_ids: Tensor, attention_mask: Tensor, num_tokens: int, size: int
     ) -> tuple[Tensor, Tensor | None]:
-        logps, entropies = [], []
+        logps: list[Tensor] = []
+        entropies: list[Tensor] = []
         kept = slice(-(num_tokens + 1), None)
         for ids, mask in zip(input_ids.split(size), attention_mask.split(size), strict=True):
-            labels = ids[:, kept].masked_fill(mask[:, kept] == 0, -100)
+            tokens, valid = ids[:, kept], mask[:, kept] != 0
             with self.accelerator.autocast():
-                outputs = model(input_ids=ids, attention_mask=mask, labels=labels, fused_lm_head=True)
-            logps.append(outputs.log_probs)
-            entropies.append(outputs.entropy)
-        return torch.cat(logps), None if entropies[0] is None else torch.cat(entropies)
+                inputs = self._model_inputs(model, ids, mask, num_tokens)
+                if self._keeps_logits(tokens):
+                    logits_MV = model(**inputs, use_cache=False).logits.flatten(0, 1)
+                    if self.temperature != 1.0:
+                        logits_MV = logits_MV / self.temperature
+                    targets = tokens.roll(-1, dims=1)  # of the last position nothing is asked, but a slice is a copy
+                    for results, values_M in zip(
+                        (logps, entropies), kept_logps(logits_MV.float(), targets.flatten()), strict=True
+                    ):
+                        results.append(values_M.view_as(tokens)[:, :-1].masked_fill(~valid[:, 1:], 0.0))
+                else:
+                    outputs = model(**inputs, labels=tokens.masked_fill(~valid, -100), fused_lm_head=True)
+                    logps.append(outputs.log_probs)
+                    if outputs.entropy is not None:  # TRL's head of a reference model gives none
+                        entropies.append(outputs.entropy)
+        return torch.cat(logps), torch.cat(entropies) if entropies else None
+
+    def _model_inputs(self, model: nn.Module, ids: Tensor, mask: Tensor, num_tokens: int) -> dict[str, Any]:
+        """Return what the model is called with: all tokens, or what follows the prefix that all rows share."""
+        causal_lm = self._causal_lm(model)
+        length = 0
+        if (
+            ids.device.type == "cpu"
+            and self.accelerator.num_processes == 1
+            and not self.args.activation_checkpointing
+            and has_plain_attention(causal_lm.config.get_text_config())
+        ):
+            length = shared_prefix(ids, mask, num_tokens)
+        if not length:
+            return {"input_ids": ids, "attention_mask": mask}
+        return after_prefix(causal_lm.base_model, ids, mask, length)
+
+    def _keeps_logits(self, tokens: Tensor) -> bool:
+        vocabulary = self.accelerator.unwrap_model(self.model).config.get_text_config().vocab_size
+        return tokens.device.type == "cpu" and not self.args.entropy_coef and tokens.numel() * vocabulary <= MOST_LOGITS
 
     def _logps(self, batch: dict[str, Any], model: nn.Module, **kwargs: Any) -> Any:
         """One forward pass over prompts and completions: log-probabilities (B, T), entropies, balancing loss."""
@@ -195,6 +227,10 @@ class CriticForward(GRPOTrainer):
         size = self.args.per_device_train_batch_size if self.model.training else self.args.per_device_eval_batch_size
         with torch.no_grad(), disable_gradient_checkpointing(self.model, self.args.gradient_checkpointing_kwargs):
             return self._logps(batch, model, batch_size=size)[0]
+
+    def _causal_lm(self, model: nn.Module) -> Any:
+        unwrapped = self.accelerator.unwrap_model(model)
+        return unwrapped.get_base_model() if hasattr(unwrapped, "get_base_model") else unwrapped
 
     def _critic(self) -> nn.Module:
         return self.accelerator.unwrap_model(self.critic)

@@ -1,8 +1,9 @@
-"""Seeking: train every backbone from one base, in one process, and write soup.json.
+"""Seeking: train every backbone from one base, one after the other, and write soup.json.
 
 The folder of a run holds `seek.json` (what was asked for, and the scale of the scores), one folder
 per finished backbone, `logs/`, and at the end `soup.json`. A second call with the same settings
-continues where the first stopped, backbone by backbone.
+continues where the first stopped: with the next backbone, or from the last checkpoint of one that
+was interrupted.
 """
 
 from __future__ import annotations
@@ -11,47 +12,23 @@ import copy
 import gc
 import json
 import logging
-import re
+import os
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from numpy.typing import ArrayLike
 
-from trl_bonesoup import __version__
 from trl_bonesoup.errors import ConfigurationError
-from trl_bonesoup.manifest import Backbone, BaseModelRef, Objective, ScoreStatistics, SoupManifest
-from trl_bonesoup.rewards.normalization import score_correlation, score_statistics
+from trl_bonesoup.manifest import ScoreStatistics, SoupManifest
 from trl_bonesoup.rewards.protocol import objective_names as distinct_names
-from trl_bonesoup.rewards.spec import reward_spec
 from trl_bonesoup.training.config import MultiRewardPPOConfig
+from trl_bonesoup.training.request import seek_request
+from trl_bonesoup.training.run import Run, on_main_process
 from trl_bonesoup.weights import FloatArray, check_combination_weights
 
 logger = logging.getLogger(__name__)
-
-_RECORD = "seek.json"
-_LIBRARIES = ("trl", "transformers", "peft", "torch", "datasets", "accelerate")
-_SETTINGS = (
-    "learning_rate",
-    "num_iterations",
-    "generation_batch_size",
-    "max_completion_length",
-    "max_steps",
-    "num_train_epochs",
-    "temperature",
-    "kl_coef",
-    "kl_target",
-    "gamma",
-    "lam",
-    "vf_coef",
-    "epsilon",
-    "cliprange_value",
-    "seed",
-)
-"""Settings that soup.json and the cards show, and that must not change between two calls of `seek`."""
 
 
 def seek(
@@ -62,6 +39,7 @@ def seek(
     train_dataset: Any,
     *,
     peft_config: Any = None,
+    value_model: Any = None,
     objective_names: Sequence[str] | None = None,
     processing_class: Any = None,
     reward_processing_classes: Any = None,
@@ -83,10 +61,13 @@ def seek(
         args: settings of each backbone's training. `output_dir` is the folder of the run.
         train_dataset: prompts, with a column "prompt".
         peft_config: a LoRA configuration, or `None` to train full models.
+        value_model: the critic, as for `MultiRewardPPOTrainer`, but no model that is loaded already:
+            every backbone starts with the same one.
         objective_names: distinct names; by default those of the reward functions.
         processing_class, reward_processing_classes, callbacks: as for the trainer.
         backbones: indices to train now; `None` trains all. With a subset, several machines can
-            share the work, and the call that finds all of them finished writes soup.json.
+            share the work: on a common disk, the call that finds all of them finished writes
+            soup.json; without one, `gather` collects them.
         calibration_samples: completions of the base model from which the scale of the scores is
             measured.
 
@@ -105,13 +86,21 @@ def seek(
     if len(weights) != len(names):
         raise ConfigurationError(f"combination_weights has {len(weights)} rows for {len(names)} reward functions.")
     wanted = _wanted(backbones, len(names))
-    run = _Run.open(Path(args.output_dir), _request(model, reward_funcs, names, weights, args, peft_config))
+    _check_models(model, value_model, args)
+    state, folder = args.distributed_state, Path(args.output_dir)
+    run = on_main_process(
+        state,
+        lambda: Run.open(
+            folder, seek_request(model, reward_funcs, names, weights, args, train_dataset, peft_config, value_model)
+        ),
+    )
+    finished = on_main_process(state, lambda: [j for j in wanted if run.is_finished(j)])
     base = model
     for j in wanted:
-        if run.is_finished(j):
+        if j in finished:
             logger.info("Backbone %d (%s) is finished already.", j, run.slugs[j])
             continue
-        base = _load(base, args)
+        base = _load(model if base is None else base, args)
         processing_class = processing_class or _tokenizer(base)
         base = _train_backbone(
             run,
@@ -126,122 +115,25 @@ def seek(
             processing_class=processing_class,
             reward_processing_classes=reward_processing_classes,
             callbacks=callbacks,
-            peft_config=peft_config,
+            peft_config=copy.deepcopy(peft_config),  # PEFT writes the names of the modules it found into it
+            value_model=copy.deepcopy(value_model),
         )
-    return run.finish()
-
-
-@dataclass
-class _Run:
-    """The folder of one run: what was asked for, what is finished, and the scale of the scores."""
-
-    folder: Path
-    request: dict[str, Any]
-    statistics: list[ScoreStatistics] | None
-    correlation: list[list[float]] | None
-    slugs: list[str]
-
-    @classmethod
-    def open(cls, folder: Path, request: dict[str, Any]) -> _Run:
-        """Start a run in `folder`, or continue the one that is there.
-
-        Raises:
-            ConfigurationError: if the folder holds a run with other settings.
-        """
-        statistics = correlation = None
-        record = folder / _RECORD
-        if record.exists():
-            saved = json.loads(record.read_text(encoding="utf-8"))
-            if saved["request"] != request:
-                differences = [
-                    f"{key}: {saved['request'].get(key)!r} there, {request.get(key)!r} now"
-                    for key in sorted({*saved["request"], *request})
-                    if saved["request"].get(key) != request.get(key)
-                ]
-                raise ConfigurationError(
-                    f"{folder} holds a run with other settings ({'; '.join(differences)}). Choose another output_dir, "
-                    "or repeat the settings to continue it."
-                )
-            if saved["statistics"] is not None:
-                statistics = [ScoreStatistics(**entry) for entry in saved["statistics"]]
-                correlation = saved["correlation"]
-        run = cls(folder, request, statistics, correlation, _slugs(request["objectives"]))
-        run.save()
-        return run
-
-    def set_scale(self, scores: FloatArray) -> list[ScoreStatistics]:
-        """Record and return the scale of the scores, from samples of the base model, (K, N)."""
-        self.statistics = score_statistics(scores)
-        self.correlation = score_correlation(scores)
-        self.save()
-        return self.statistics
-
-    def save(self) -> None:
-        """Write seek.json, completely or not at all."""
-        statistics = None if self.statistics is None else [entry.model_dump() for entry in self.statistics]
-        record = {"request": self.request, "statistics": statistics, "correlation": self.correlation}
-        self.folder.mkdir(parents=True, exist_ok=True)
-        beside = self.folder / f".{_RECORD}"
-        beside.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-        beside.replace(self.folder / _RECORD)
-
-    def backbone_folder(self, j: int) -> Path:
-        """Where backbone j appears when it is finished."""
-        return self.folder / self.slugs[j]
-
-    def is_finished(self, j: int) -> bool:
-        """Whether backbone j is complete: its folder is renamed into place as the last thing."""
-        return (self.backbone_folder(j) / "config.json").exists() or (
-            self.backbone_folder(j) / "adapter_config.json"
-        ).exists()
-
-    def log_file(self, j: int) -> Path:
-        """Where the training log of backbone j is kept."""
-        return self.folder / "logs" / f"{self.slugs[j]}.json"
-
-    def finish(self) -> SoupManifest | None:
-        """Write soup.json if every backbone is finished."""
-        missing = [self.slugs[j] for j in range(len(self.slugs)) if not self.is_finished(j)]
-        if missing:
-            logger.info("Still to train before soup.json can be written: %s.", ", ".join(missing))
-            return None
-        request = self.request
-        statistics: Sequence[ScoreStatistics | None] = self.statistics or [None] * len(self.slugs)
-        manifest = SoupManifest(
-            base_model=BaseModelRef(**request["base_model"]),
-            objectives=tuple(
-                Objective(name=name, reward=spec, normalization=scale)
-                for name, spec, scale in zip(request["objectives"], request["rewards"], statistics, strict=True)
-            ),
-            combination_weights=request["combination_weights"],
-            backbones=tuple(
-                Backbone(
-                    path=slug,
-                    kind=request["kind"],
-                    steps=json.loads(self.log_file(j).read_text(encoding="utf-8"))["steps"],
-                    seed=request["settings"]["seed"],
-                )
-                for j, slug in enumerate(self.slugs)
-            ),
-            training={**request["settings"], **request["adapter"]},
-            versions={"trl-bonesoup": __version__, **{name: version(name) for name in _LIBRARIES}},
-        )
-        manifest.save(self.folder)
-        return manifest
+    return on_main_process(state, run.finish)
 
 
 def _train_backbone(
-    run: _Run, j: int, base: Any, args: MultiRewardPPOConfig, calibration_samples: int, **trainer_kwargs: Any
+    run: Run, j: int, base: Any, args: MultiRewardPPOConfig, calibration_samples: int, **trainer_kwargs: Any
 ) -> Any:
-    """Train backbone j into its folder and return the base model as it was before."""
+    """Train backbone j into its folder; return the base model as it was before, or `None` if it is sharded now."""
     from transformers import ProgressCallback
 
     from trl_bonesoup.training.progress import RolloutProgress
     from trl_bonesoup.training.trainer import MultiRewardPPOTrainer
 
     full = trainer_kwargs["peft_config"] is None
-    initial = {key: value.detach().clone() for key, value in base.state_dict().items()} if full else None
-    work = run.folder / f".training-{run.slugs[j]}"
+    kept = full and not _is_sharded(args)
+    initial = {key: value.detach().clone() for key, value in base.state_dict().items()} if kept else None
+    state, work = args.distributed_state, run.work_folder(j)
     trainer = MultiRewardPPOTrainer(
         model=base, backbone=j, args=_backbone_args(args, work, run.statistics), **trainer_kwargs
     )
@@ -250,21 +142,40 @@ def _train_backbone(
         label = f"backbone {j + 1}/{len(run.slugs)} ({run.slugs[j]})"
         trainer.add_callback(RolloutProgress(label, trainer_kwargs["objective_names"], args.steps_per_rollout))
     if run.statistics is None and args.score_normalization == "running":
-        trainer.fix_scores(run.set_scale(trainer.measure_scores(calibration_samples)))
-    trainer.train()
-    _save_backbone(trainer, work, run, j)
-    restored = trainer.accelerator.unwrap_model(trainer.model)
-    if not full:
-        restored = restored.unload()
+        trainer.fix_scores(run.set_scale(_measured(trainer, calibration_samples)))
+        on_main_process(state, run.save)
+    if on_main_process(state, lambda: any(work.glob("checkpoint-*"))):
+        trainer.train(resume_from_checkpoint=True)
     else:
-        restored.load_state_dict(initial)
-    restored.__dict__.pop("forward", None)  # GRPOTrainer's fused head, bound to this trainer's temperature
+        trainer.train()
+    _save_backbone(trainer, work, run, j)
+    restored = None if _is_sharded(args) else _restored_base(trainer, initial)
     del trainer
     gc.collect()
     return restored
 
 
-def _save_backbone(trainer: Any, work: Path, run: _Run, j: int) -> None:
+def _measured(trainer: Any, samples: int) -> FloatArray:
+    """Sample scores without moving the random state, so that training is the same whoever measured the scale."""
+    import torch
+
+    device = trainer.accelerator.device
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices):
+        return trainer.measure_scores(samples)
+
+
+def _restored_base(trainer: Any, initial: dict[str, Any] | None) -> Any:
+    policy = trainer.accelerator.unwrap_model(trainer.model)
+    if initial is None:
+        policy = policy.unload()
+    else:
+        policy.load_state_dict(initial)
+    policy.__dict__.pop("forward", None)  # GRPOTrainer's fused head, bound to this trainer's temperature
+    return policy
+
+
+def _save_backbone(trainer: Any, work: Path, run: Run, j: int) -> None:
     """Write the policy alone (no critic, no optimizer) beside its folder, then rename it into place."""
     beside = work / "finished"
     policy = trainer.accelerator.unwrap_model(trainer.model)
@@ -298,34 +209,28 @@ def _backbone_args(
     return result
 
 
-def _request(
-    model: Any, reward_funcs: list, names: tuple[str, ...], weights: Any, args: MultiRewardPPOConfig, peft_config: Any
-) -> dict[str, Any]:
-    """What a run is about, as JSON: two calls with the same request continue each other."""
-    adapter = {}
-    if peft_config is not None:
-        chosen = {key: getattr(peft_config, key, None) for key in ("r", "lora_alpha", "lora_dropout", "use_rslora")}
-        adapter = {f"lora_{key.removeprefix('lora_')}": value for key, value in chosen.items() if value is not None}
-    return {
-        "base_model": _base_reference(model, Path(args.output_dir)).model_dump(exclude_none=True),
-        "objectives": list(names),
-        "rewards": [reward_spec(func) for func in reward_funcs],
-        "combination_weights": weights.tolist(),
-        "kind": "full" if peft_config is None else "adapter",
-        "settings": {key: getattr(args, key) for key in _SETTINGS},
-        "adapter": adapter,
-    }
+def _check_models(model: Any, value_model: Any, args: MultiRewardPPOConfig) -> None:
+    if hasattr(model, "peft_config"):
+        raise ConfigurationError(
+            "A soup's backbones start from one base model, and this one has an adapter on it. Merge the adapter into "
+            "it first: model.merge_and_unload().save_pretrained(folder)."
+        )
+    if hasattr(value_model, "parameters"):
+        raise ConfigurationError(
+            "Every backbone starts with the same critic: give `seek` the value model's id or path, not a "
+            f"{type(value_model).__name__}."
+        )
+    if _is_sharded(args) and not isinstance(model, str):
+        raise ConfigurationError(
+            "FSDP and DeepSpeed take a model apart, so that each backbone loads its own: give `seek` the base model's "
+            f"id or path, not a {type(model).__name__}."
+        )
 
 
-def _base_reference(model: Any, folder: Path) -> BaseModelRef:
-    """Name the base model: by its path relative to the run if it lies inside it, else as it was given."""
-    name = model if isinstance(model, str) else model.config._name_or_path
-    revision = None if isinstance(model, str) else getattr(model.config, "_commit_hash", None)
-    path = Path(name)
-    if path.is_dir():
-        inside = path.resolve().is_relative_to(folder.resolve())
-        name = path.resolve().relative_to(folder.resolve()).as_posix() if inside else str(path.resolve())
-    return BaseModelRef(id=name or "unknown", revision=revision)
+def _is_sharded(args: MultiRewardPPOConfig) -> bool:
+    """Whether FSDP or DeepSpeed spreads the model over processes, by accelerate's configuration or by `args`."""
+    chosen = (os.environ.get(f"ACCELERATE_USE_{name}", "false").lower() == "true" for name in ("FSDP", "DEEPSPEED"))
+    return any(chosen) or bool(args.fsdp) or args.deepspeed is not None
 
 
 def _wanted(backbones: Sequence[int] | None, n: int) -> list[int]:
@@ -334,15 +239,6 @@ def _wanted(backbones: Sequence[int] | None, n: int) -> list[int]:
         if isinstance(j, bool) or not isinstance(j, int) or not 0 <= j < n:
             raise ConfigurationError(f"backbones must be indices from 0 to {n - 1}; got {wanted}.")
     return wanted
-
-
-def _slugs(names: Sequence[str]) -> list[str]:
-    """Return one distinct folder name per objective."""
-    slugs: list[str] = []
-    for j, name in enumerate(names):
-        slug = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip(".-")[:60] or f"backbone-{j}"
-        slugs.append(f"{slug}-{j}" if slug in slugs or slug in ("base", "logs") else slug)
-    return slugs
 
 
 def _load(model: Any, args: MultiRewardPPOConfig) -> Any:

@@ -31,7 +31,7 @@ from trl_bonesoup.errors import ConfigurationError
 from trl_bonesoup.manifest import ScoreStatistics
 from trl_bonesoup.rewards.protocol import objective_names as distinct_names
 from trl_bonesoup.training.config import MultiRewardPPOConfig
-from trl_bonesoup.training.critic import ZeroCriticGrad, make_critic
+from trl_bonesoup.training.critic import StepCritic, ZeroCriticGrad, critic_beside_fsdp2, make_critic
 from trl_bonesoup.training.forward import CriticForward
 from trl_bonesoup.training.gae import (
     explained_variance,
@@ -150,7 +150,12 @@ class MultiRewardPPOTrainer(CriticForward):
         policy = self.accelerator.unwrap_model(self.model)
         self._room = context_length(policy) - args.max_completion_length
         check_prompts(self.train_dataset, self._tokenize_prompts, self._room, args)
-        self.critic = self.accelerator.prepare_model(make_critic(value_model, policy).to(self.accelerator.device))
+        self.critic, self._critic_optimizer = make_critic(value_model, policy).to(self.accelerator.device), None
+        if self.accelerator.is_fsdp2:
+            self.critic, self._critic_optimizer = critic_beside_fsdp2(self.critic, value_model, args)
+            self.add_callback(StepCritic(self._critic_optimizer))
+        else:
+            self.critic = self.accelerator.prepare_model(self.critic)
         self.add_callback(ZeroCriticGrad(self.critic))
         self.add_callback(SaveAtRollouts(args.steps_per_rollout))
         self._moved = torch.zeros(2)
@@ -232,6 +237,8 @@ class MultiRewardPPOTrainer(CriticForward):
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """Add the critic's parameters to the optimizer of the policy."""
         optimizer = super().create_optimizer(model)
+        if self._critic_optimizer is not None:
+            return optimizer
         known = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
         new = [p for p in self.critic.parameters() if p.requires_grad and id(p) not in known]
         if new:
@@ -395,7 +402,11 @@ class MultiRewardPPOTrainer(CriticForward):
         metrics = self._metrics[mode]
         if self.args.kl_coef:
             metrics["kl/coef"].append(self.kl_controller.coef)
-        explained = explained_variance(returns_BT, values_BT, mask_BT)
+        everywhere = [
+            self.accelerator.gather(self.accelerator.pad_across_processes(tensor.float(), dim=1))
+            for tensor in (returns_BT, values_BT, mask_BT)
+        ]
+        explained = explained_variance(*everywhere)
         if not math.isnan(explained):
             metrics["value/explained_variance"].append(explained)
         self._log_tokens(mode, mask_BT, {"kl": kl_BT, "value/mean": values_BT})

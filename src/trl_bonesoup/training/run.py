@@ -1,0 +1,199 @@
+"""The folder of one run of `seek`: what was asked for, the scale of the scores, and which backbones are finished."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
+
+from trl_bonesoup import __version__
+from trl_bonesoup.errors import ConfigurationError
+from trl_bonesoup.manifest import Backbone, BaseModelRef, Objective, ScoreStatistics, SoupManifest
+from trl_bonesoup.rewards.normalization import score_correlation, score_statistics
+from trl_bonesoup.weights import FloatArray
+
+logger = logging.getLogger(__name__)
+
+RECORD = "seek.json"
+_LIBRARIES = ("trl", "transformers", "peft", "torch", "datasets", "accelerate")
+
+_Result = TypeVar("_Result")
+
+
+@dataclass
+class Run:
+    """What `seek` and `gather` know of one folder."""
+
+    folder: Path
+    request: dict[str, Any]
+    statistics: list[ScoreStatistics] | None = None
+    correlation: list[list[float]] | None = None
+
+    @classmethod
+    def open(cls, folder: Path, request: dict[str, Any]) -> Run:
+        """Start a run in `folder`, or continue the one that is there.
+
+        Raises:
+            ConfigurationError: if the folder holds a run with other settings.
+        """
+        run = cls(folder, request)
+        if (folder / RECORD).exists():
+            saved = cls.load(folder)
+            if found := differences(saved.request, request):
+                raise ConfigurationError(
+                    f"{folder} holds a run with other settings ({'; '.join(found)}). Choose another output_dir, "
+                    "or repeat the settings to continue it."
+                )
+            run = cls(folder, request, saved.statistics, saved.correlation)
+        run.save()
+        return run
+
+    @classmethod
+    def load(cls, folder: Path) -> Run:
+        """Read the run that is in `folder`.
+
+        Raises:
+            ConfigurationError: if there is none, or its record cannot be read.
+        """
+        record = folder / RECORD
+        if not record.is_file():
+            raise ConfigurationError(f"{folder} is not the folder of a run: it has no {RECORD}, which `seek` writes.")
+        try:
+            saved = json.loads(record.read_text(encoding="utf-8"))
+            statistics = saved["statistics"]
+            if statistics is not None:
+                statistics = [ScoreStatistics(**entry) for entry in statistics]
+            return cls(folder, dict(saved["request"]), statistics, saved["correlation"])
+        except (ValueError, KeyError, TypeError, ValidationError) as error:
+            raise ConfigurationError(
+                f"{record} is not a record that this version of `seek` wrote ({type(error).__name__}: {error}). "
+                "Choose another folder."
+            ) from error
+
+    def set_scale(self, scores: FloatArray) -> list[ScoreStatistics]:
+        """Take the scale of the scores from samples of the base model, (K, N)."""
+        self.statistics = score_statistics(scores)
+        self.correlation = score_correlation(scores)
+        return self.statistics
+
+    def save(self) -> None:
+        """Write the record, completely or not at all."""
+        statistics = None if self.statistics is None else [entry.model_dump() for entry in self.statistics]
+        record = {"request": self.request, "statistics": statistics, "correlation": self.correlation}
+        self.folder.mkdir(parents=True, exist_ok=True)
+        beside = self.folder / f".{RECORD}"
+        beside.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        beside.replace(self.folder / RECORD)
+
+    @property
+    def slugs(self) -> list[str]:
+        """The backbones' folder names, in the order of the objectives."""
+        return folder_names(self.request["objectives"])
+
+    def backbone_folder(self, j: int) -> Path:
+        """Where backbone j appears when it is finished."""
+        return self.folder / self.slugs[j]
+
+    def work_folder(self, j: int) -> Path:
+        """Where backbone j has its checkpoints while it is trained."""
+        return self.folder / f".training-{self.slugs[j]}"
+
+    def log_file(self, j: int) -> Path:
+        """Where the training log of backbone j is kept."""
+        return self.folder / "logs" / f"{self.slugs[j]}.json"
+
+    def is_finished(self, j: int) -> bool:
+        """Whether backbone j is complete: its folder is renamed into place as the last thing."""
+        return any((self.backbone_folder(j) / name).exists() for name in ("config.json", "adapter_config.json"))
+
+    def finish(self) -> SoupManifest | None:
+        """Write soup.json if every backbone is finished, and return it."""
+        missing = [slug for j, slug in enumerate(self.slugs) if not self.is_finished(j)]
+        if missing:
+            logger.info("Still to train before soup.json can be written: %s.", ", ".join(missing))
+            return None
+        request = self.request
+        scales: Sequence[ScoreStatistics | None] = self.statistics or [None] * len(self.slugs)
+        manifest = SoupManifest(
+            base_model=BaseModelRef(**request["base_model"]),
+            objectives=tuple(
+                Objective(name=name, reward=spec, normalization=scale)
+                for name, spec, scale in zip(request["objectives"], request["rewards"], scales, strict=True)
+            ),
+            combination_weights=request["combination_weights"],
+            backbones=tuple(
+                Backbone(path=slug, kind=request["kind"], steps=self._steps(j), seed=request["settings"]["seed"])
+                for j, slug in enumerate(self.slugs)
+            ),
+            training={**request["settings"], **request["adapter"]},
+            versions={"trl-bonesoup": __version__, **{name: version(name) for name in _LIBRARIES}},
+        )
+        manifest.save(self.folder)
+        return manifest
+
+    def _steps(self, j: int) -> int:
+        return json.loads(self.log_file(j).read_text(encoding="utf-8"))["steps"]
+
+
+def differences(there: dict[str, Any], now: dict[str, Any], places: tuple[str, str] = ("there", "now")) -> list[str]:
+    """Say in which settings two requests differ, one text each; `places` says what the two are called.
+
+    The same base model may lie at different paths on different machines: where both requests
+    fingerprint its files, the path does not count.
+    """
+    first, second = dict(_flat(there)), dict(_flat(now))
+    if first.get("base_files") is not None and first.get("base_files") == second.get("base_files"):
+        for request in (first, second):
+            request.pop("base_model.id", None)
+    return [
+        f"{key}: {first.get(key)!r} {places[0]}, {second.get(key)!r} {places[1]}"
+        for key in sorted({*first, *second})
+        if first.get(key) != second.get(key)
+    ]
+
+
+def _flat(settings: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in settings.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def folder_names(objectives: Sequence[str]) -> list[str]:
+    """Return one distinct and safe folder name per objective."""
+    slugs: list[str] = []
+    for j, name in enumerate(objectives):
+        slug = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip(".-")[:60] or f"backbone-{j}"
+        slugs.append(f"{slug}-{j}" if slug in slugs or slug in ("base", "logs") else slug)
+    return slugs
+
+
+def on_main_process(state: Any, action: Callable[[], _Result]) -> _Result:
+    """Run `action` in the main process alone; return its result, or raise its error, in every process.
+
+    Args:
+        state: accelerate's `PartialState`, as in `args.distributed_state`.
+        action: something whose result can be pickled.
+    """
+    if state.num_processes == 1:
+        return action()
+    from accelerate.utils import broadcast_object_list
+
+    outcome: list[Any] = [None, None]
+    if state.is_main_process:
+        try:
+            outcome[0] = action()
+        except Exception as error:
+            outcome[1] = error
+    result, failure = broadcast_object_list(outcome)
+    if failure is not None:
+        raise failure
+    return result
