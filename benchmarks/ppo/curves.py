@@ -14,14 +14,14 @@ WINDOW = 5
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    add_arguments(parser, steps=20, contestants=["bonesoup", "trl-ppo"])
-    parser.set_defaults(completions=16, tokens=24, epochs=2, kl_coef=0.02)
+    add_arguments(parser, steps=12, contestants=["bonesoup", "trl-ppo"])
+    parser.set_defaults(tokens=24, epochs=2, kl_coef=0.02)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="%(default)s")
     parser.add_argument(
         "--learning-rates",
         type=float,
         nargs="+",
-        default=[1e-4, 3e-4],
+        default=[3e-4],
         help="every contestant is run at each; its best one is shown and named (%(default)s)",
     )
     parser.add_argument("--plot", metavar="FILE", help="draw the curves (PNG, SVG or PDF)")

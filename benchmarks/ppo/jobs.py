@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser, steps: int, contestants: list
     parser.add_argument("--model", metavar="DIR", help="another chat model (default: the demo's SmolLM2-135M-Instruct)")
     parser.add_argument("--contestants", nargs="+", choices=WORKERS, default=contestants, help="%(default)s")
     parser.add_argument("--steps", type=int, default=steps, help="rollout batches per run (%(default)s)")
-    parser.add_argument("--completions", type=int, default=8, help="completions in a rollout batch (%(default)s)")
+    parser.add_argument("--completions", type=int, default=16, help="completions in a rollout batch (%(default)s)")
     parser.add_argument("--tokens", type=int, default=32, help="the longest completion (%(default)s)")
     parser.add_argument("--epochs", type=int, default=4, help="PPO epochs per rollout batch (%(default)s)")
     parser.add_argument("--kl-coef", type=float, default=0.05, help="weight of the KL penalty (%(default)s)")

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import torch
 from datasets import Dataset
-from peft import LoraConfig
+from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
-from tiny import count_word
+from tiny import count_word, tiny_llama
 from transformers import TrainerCallback
 
 from trl_bonesoup import MultiRewardPPOTrainer, SoupManifest, circulant_weights, seek
@@ -276,7 +276,10 @@ def test_a_base_inside_the_run_is_named_relative_to_it(base: str, prompts: Datas
         ({"combination_weights": circulant_weights(3, 0.7)}, ConfigurationError, "3 rows for 2"),
         ({"backbones": [2]}, ConfigurationError, "indices from 0 to 1"),
         ({"objective_names": ["a", "a"]}, ConfigurationError, "distinct"),
+        ({"value_model": tiny_llama()}, ConfigurationError, "value model's id or path, not a LlamaForCausalLM"),
+        ({"model": get_peft_model(tiny_llama(), LORA)}, ConfigurationError, "Merge the adapter into it first"),
     ],
+    ids=["singular", "other size", "index", "names", "value model", "adapter"],
 )
 def test_refused_before_anything_is_written(
     prompts: Dataset, settings: Any, kwargs: dict[str, Any], error: type[Exception], message: str
@@ -284,11 +287,18 @@ def test_refused_before_anything_is_written(
     args = settings()
     with pytest.raises(error, match=message):
         seek(
-            "no/such-model",
-            REWARDS,
-            **{"combination_weights": B, "args": args, "train_dataset": prompts, "peft_config": LORA, **kwargs},
-        )
+            reward_funcs=REWARDS,
+            **{"model": "no/such-model", "combination_weights": B, "args": args, "train_dataset": prompts,
+               "peft_config": LORA, **kwargs},
+        )  # fmt: skip
     assert not Path(args.output_dir).exists()
+
+
+def test_every_backbone_starts_with_the_same_critic(base: str, prompts: Dataset, settings: Any) -> None:
+    manifest = seek(base, REWARDS, B, settings(max_steps=2), prompts, peft_config=LORA, value_model=LORA)
+    assert "r 4" in str(manifest.training["value_model"])
+    with pytest.raises(ConfigurationError, match=r"settings.value_model: 'lora_.*' there, None now"):
+        seek(base, REWARDS, B, settings(max_steps=2), prompts, peft_config=LORA)
 
 
 def test_folder_names_are_safe_and_distinct() -> None:

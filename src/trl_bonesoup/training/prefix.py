@@ -1,8 +1,8 @@
 """The tokens that all prompts of a batch begin with, run through the model once instead of once per row.
 
 Chat templates and system prompts give every prompt the same beginning. Under causal attention its
-keys and values do not depend on what follows, so one row computes them for all. Axis letters: B
-sequence, L token.
+keys and values do not depend on what follows, so one row computes them for all. Dropout, if there is
+any, falls on it once. Axis letters: B sequence, L token.
 """
 
 from __future__ import annotations
