@@ -36,7 +36,8 @@ def value_loss(
     error_BT = (values_BT - returns_BT).square()
     if clip is None:
         return 0.5 * error_BT, torch.zeros_like(error_BT, dtype=torch.bool)
-    clipped_values_BT = old_values_BT + (values_BT - old_values_BT).clamp(-clip, clip)
+    moved_BT = values_BT - old_values_BT
+    clipped_values_BT = torch.where(moved_BT.abs() > clip, old_values_BT + moved_BT.clamp(-clip, clip), values_BT)
     clipped_error_BT = (clipped_values_BT - returns_BT).square()
     return 0.5 * torch.max(error_BT, clipped_error_BT), clipped_error_BT > error_BT
 
