@@ -62,8 +62,9 @@ def test_fixed_kl_stays() -> None:
 def test_a_value_inside_the_range_is_not_called_clipped() -> None:
     """old + (value - old) is not value in float32, which is not clipping."""
     generator = torch.Generator().manual_seed(0)
-    old, returns = torch.randn(2, 1, 1000, generator=generator) * 0.1
-    values = old + 0.19 * (2 * torch.rand(1, 1000, generator=generator) - 1)
+    old, values, returns = (2 * torch.rand(3, 1, 1000, generator=generator) - 1) * torch.tensor([0.04, 0.15, 1.0])[
+        :, None, None
+    ]
     assert not torch.equal(old + (values - old), values)
     loss, clipped = value_loss(values, old, returns, clip=0.2)
     assert not clipped.any()
