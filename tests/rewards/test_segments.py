@@ -158,7 +158,7 @@ def test_each_segment_is_scored_at_the_separator_before_it() -> None:
 def test_only_the_named_classes_count() -> None:
     """Class 1 is the most likely one at every separator, and does not count."""
     model = RecordingModel()
-    model.forward = lambda **batch: type("Output", (), {"logits": torch.tensor([[[0.2, 0.9, 0.1]] * 8])})()  # type: ignore[method-assign]
+    model.forward = lambda **batch: type("Output", (), {"logits": torch.tensor([[[0.2, 0.9, 0.1]] * 8])})()
     reward = SegmentReward(model, {0: -0.5, 2: 0.5}, split=words, tokenizer=bert_tokenizer())
     assert reward(prompts=["w1"], completions=["w3"]) == [-0.5]
 

@@ -23,8 +23,8 @@ def lengths(prompt: str, segments: list[str]) -> list[float]:
 @pytest.fixture
 def own_module(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     module = ModuleType("own_rewards")
-    module.kind = ClassifierReward("org/rm", logit=1)  # type: ignore[attr-defined]
-    module.number = 3.0  # type: ignore[attr-defined]
+    module.kind = ClassifierReward("org/rm", logit=1)
+    module.number = 3.0
     monkeypatch.setitem(sys.modules, "own_rewards", module)
     return module
 
@@ -73,7 +73,7 @@ def test_the_blocks_of_the_page_on_rewards_run() -> None:
     names: dict[str, object] = {}
     for block in blocks:
         exec(block, names)
-    assert [reward.__name__ for reward in names["objectives"]] == ["relevance", "factuality", "completeness"]  # type: ignore[attr-defined]
+    assert [reward.__name__ for reward in names["objectives"]] == ["relevance", "factuality", "completeness"]
 
 
 @pytest.mark.parametrize("name", ["brevity", "helpful"])

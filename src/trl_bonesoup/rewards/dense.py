@@ -39,6 +39,7 @@ class DenseScore(float):
         self.segments = parts
         return self
 
+    # float's own gives the number, from which the segments could not be had again
     def __getnewargs__(self) -> tuple[tuple[tuple[int, float], ...]]:  # type: ignore[override]
         """Let copies and other processes keep the segments."""
         return (self.segments,)

@@ -90,9 +90,14 @@ class Scoring:
         assert self._raw_BN is not None
         return self._raw_BN.isnan().float().mean(dim=0)
 
+    @property
+    def is_dense(self) -> bool:
+        """Whether an objective scored parts of this process's completions."""
+        return bool(self._dense)
+
     def parts(
         self, rows: slice, token_ids: Sequence[Sequence[int]], decode: Callable[[Sequence[int]], str], width: int
-    ) -> Tensor | None:
+    ) -> Tensor:
         """Return what segments of this process's completions earned, in units of the weighted score, (B, width).
 
         Args:
@@ -103,11 +108,10 @@ class Scoring:
         """
         assert self._raw_BN is not None
         weights_BN = objective_weights(self._raw_BN, self.column_N)[rows].cpu()
-        total_BT: Tensor | None = None
+        total_BT = torch.zeros(len(token_ids), width)
         for i, scores in self._dense.items():
             parts_BT = segment_rewards(scores, token_ids, decode, width) / self.normalizer.std_N[i].float()
-            weighted_BT = weights_BN[:, i : i + 1] * parts_BT
-            total_BT = weighted_BT if total_BT is None else total_BT + weighted_BT
+            total_BT = total_BT + weights_BN[:, i : i + 1] * parts_BT
         return total_BT
 
     def _remember(self, i: int, scores: list[float | None]) -> None:

@@ -19,6 +19,7 @@ import copy
 import logging
 import math
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -354,19 +355,18 @@ class MultiRewardPPOTrainer(CriticForward):
         local = len(batch["completion_ids"])
         start = self.accelerator.process_index * local
         rows = slice(start, start + local)
-        parts_BT = self.scoring.parts(
-            rows,
-            [
-                ids[mask.bool()].tolist()
-                for ids, mask in zip(batch["completion_ids"], batch["completion_mask"], strict=True)
-            ],
-            lambda ids: self._tokenizer.decode(ids, skip_special_tokens=True),
-            batch["completion_ids"].shape[1],
-        )
+        parts_BT = self._parts(batch, rows) if self.scoring.is_dense else None
         scores_B = weighted_B[rows]
         if self.args.missing_eos_penalty is not None:
             scores_B = scores_B - self.args.missing_eos_penalty * self._cut_off(batch)
-        return scores_B, None if parts_BT is None else parts_BT.to(scores_B.device)
+        return scores_B, parts_BT
+
+    def _parts(self, batch: dict[str, Any], rows: slice) -> Tensor:
+        """Return what segments of this process's completions earned, (B, T)."""
+        ids_BT, mask_BT = batch["completion_ids"], batch["completion_mask"].bool()
+        generated = [ids[mask].tolist() for ids, mask in zip(ids_BT, mask_BT, strict=True)]
+        decode = partial(self._tokenizer.decode, skip_special_tokens=True)
+        return self.scoring.parts(rows, generated, decode, ids_BT.shape[1]).to(ids_BT.device)
 
     def _cut_off(self, batch: dict[str, Any]) -> Tensor:
         ends = torch.tensor(self.eos_token_ids, device=batch["completion_ids"].device)
