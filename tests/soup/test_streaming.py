@@ -1,6 +1,7 @@
 """Streamed soups against float64 sums, and bit for bit against mergekit's linear kernel."""
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +15,8 @@ from tiny_soups import weights_of
 from trl_bonesoup import merging_coefficients
 from trl_bonesoup.errors import SoupError
 from trl_bonesoup.soup import streaming
-from trl_bonesoup.soup.checkpoints import TensorInfo
-from trl_bonesoup.soup.streaming import Ingredients, SafetensorsWriter, accumulate, base_share, write_soups
+from trl_bonesoup.soup.ingredients import Ingredients, accumulate, base_share
+from trl_bonesoup.soup.streaming import write_soups
 
 
 def checkpoint(folder: Path, tensors: dict[str, torch.Tensor]) -> Path:
@@ -50,7 +51,7 @@ def random_tensor(seed: int, *shape: int, dtype: torch.dtype = torch.float32) ->
 @pytest.mark.parametrize("n", [2, 3, 5])
 def test_bits_are_those_of_mergekit(tmp_path, n, dtype, monkeypatch) -> None:
     api = pytest.importorskip("mergekit.merge_methods.api")
-    monkeypatch.setattr(streaming, "CHUNK", 1000)
+    monkeypatch.setattr(streaming, "PIECE", 1000)
     tensors = [random_tensor(j, 61, 83, dtype=dtype) for j in range(n)]
     coefficients = [1.75, -0.4, *[-0.35 / (n - 2)] * (n - 2)] if n > 2 else [1.75, -0.75]
     folders = [checkpoint(tmp_path / str(j), {"w": tensor}) for j, tensor in enumerate(tensors)]
@@ -111,7 +112,7 @@ def test_a_share_of_a_base_that_was_not_given_is_refused(tmp_path) -> None:
 
 
 def test_a_chunk_is_no_limit(tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(streaming, "CHUNK", 8)
+    monkeypatch.setattr(streaming, "PIECE", 8)
     first, second = random_tensor(1, 5, 5), random_tensor(2, 5, 5)
     folders = [
         checkpoint(tmp_path / str(j), {"w": w, "scalar": w[0, 0].clone()}) for j, w in enumerate([first, second])
@@ -200,7 +201,30 @@ def test_accumulation_order_is_that_of_the_models() -> None:
     assert accumulate([big, big, one], [1.0, -1.0, 1.0], torch.empty(1)).item() == 1.0
 
 
-def test_the_writer_notices_what_is_missing(tmp_path) -> None:
-    layout = {"w": TensorInfo("model.safetensors", "F32", (4,))}
-    with pytest.raises(SoupError, match="its header promises"), SafetensorsWriter(tmp_path / "x", layout) as writer:
-        writer.write(torch.zeros(3))
+def test_extremes_near_the_end_of_the_range(tmp_path) -> None:
+    """65519 rounds to the largest half, 65504; 65520 rounds to infinity."""
+    for value, fits in ((65519.0, True), (65520.0, False), (-65520.0, False)):
+        folders = [checkpoint(tmp_path / f"{value}-{j}", {"w": torch.tensor([value, 1.0])}) for j in range(2)]
+        out = tmp_path / f"out{value}"
+        if fits:
+            soup_of(folders, None, [1.5, -0.5], out, dtype=torch.float16)
+            assert load_file(out / "model.safetensors")["w"].tolist() == [65504.0, 1.0]
+        else:
+            with pytest.raises(SoupError, match="exceeds the range"):
+                soup_of(folders, None, [1.5, -0.5], out, dtype=torch.float16)
+
+
+def test_the_threads_of_torch_are_as_before(tmp_path) -> None:
+    before = torch.get_num_threads()
+    folders = [checkpoint(tmp_path / str(j), {"w": random_tensor(j, 50)}) for j in range(2)]
+    soup_of(folders, None, [0.7, 0.3], tmp_path / "out")
+    assert torch.get_num_threads() == before
+
+
+def test_a_file_that_is_cut_short_meanwhile_is_named(tmp_path) -> None:
+    folders = [checkpoint(tmp_path / str(j), {"w": random_tensor(j, 5000)}) for j in range(2)]
+    ingredients = Ingredients.open(folders, None)
+    os.truncate(folders[1] / "model.safetensors", 10_000)
+    (tmp_path / "out").mkdir()
+    with pytest.raises(SoupError, match=r"1/model\.safetensors was cut short while it was read"):
+        write_soups(ingredients, np.array([[0.5, 0.5]]), [tmp_path / "out"])

@@ -3,53 +3,24 @@
 from __future__ import annotations
 
 import json
-import math
+import os
+import weakref
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError, safe_open
 
 from trl_bonesoup.errors import SoupError
+from trl_bonesoup.soup.tensorfile import ITEM_BYTES, TensorInfo
 
 if TYPE_CHECKING:
     import torch
 
 INDEX_FILE = "model.safetensors.index.json"
 SINGLE_FILE = "model.safetensors"
-FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
-"""Safetensors names of the dtypes that are merged; tensors of any other must be equal everywhere."""
 
-_ITEM_BYTES = {"F64": 8, "I64": 8, "U64": 8, "F32": 4, "I32": 4, "U32": 4, "F16": 2, "BF16": 2, "I16": 2, "U16": 2}
-_ITEM_BYTES |= {"I8": 1, "U8": 1, "BOOL": 1, "F8_E4M3": 1, "F8_E5M2": 1}
-
-__all__ = ["Checkpoint", "TensorInfo", "check_mergeable"]
-
-
-@dataclass(frozen=True)
-class TensorInfo:
-    """Where a tensor lies and what it is; `dtype` is the name safetensors gives it."""
-
-    file: str
-    dtype: str
-    shape: tuple[int, ...]
-
-    @property
-    def is_float(self) -> bool:
-        """Whether it is merged rather than copied."""
-        return self.dtype in FLOATS
-
-    @property
-    def itemsize(self) -> int:
-        """Bytes of one element."""
-        return _ITEM_BYTES[self.dtype]
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of its values."""
-        return math.prod(self.shape) * self.itemsize
+__all__ = ["Checkpoint", "check_mergeable"]
 
 
 class Checkpoint:
@@ -63,6 +34,7 @@ class Checkpoint:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._open: dict[str, Any] = {}
+        self._descriptors: dict[str, int] = {}
         self.files = self._shard_names()
         self.tensors: dict[str, TensorInfo] = {}
         for file in self.files:
@@ -72,10 +44,21 @@ class Checkpoint:
         """Return a tensor, mapped from its file and not to be written to."""
         return self._open[self.tensors[name].file].get_tensor(name)
 
-    @cached_property
-    def size(self) -> int:
-        """Bytes of all its safetensors files."""
-        return sum((self.folder / file).stat().st_size for file in self.files)
+    def read_into(self, name: str, skip: int, target: memoryview) -> None:
+        """Fill `target` with a tensor's bytes, from its byte `skip` on, without mapping the file.
+
+        Safe to call from several threads.
+
+        Raises:
+            SoupError: if the file has become shorter since it was opened.
+        """
+        info = self.tensors[name]
+        position = info.start + skip
+        while target:
+            count = os.preadv(self._descriptors[info.file], [target], position)
+            if not count:
+                raise SoupError(f"{self.folder / info.file} was cut short while it was read.")
+            position, target = position + count, target[count:]
 
     def _shard_names(self) -> list[str]:
         index = self.folder / INDEX_FILE
@@ -102,13 +85,16 @@ class Checkpoint:
         except (SafetensorError, OSError) as error:
             raise SoupError(f"{self.folder / file} is not a complete safetensors file: {error}") from error
         self._open[file] = handle
+        self._descriptors[file] = descriptor = os.open(self.folder / file, os.O_RDONLY)
+        weakref.finalize(self, os.close, descriptor)
+        length = int.from_bytes(os.pread(descriptor, 8, 0), "little")
+        header = json.loads(os.pread(descriptor, length, 8))  # safe_open has validated it
         for name in handle.keys():  # noqa: SIM118
-            piece = handle.get_slice(name)
-            if piece.get_dtype() not in _ITEM_BYTES:
-                raise SoupError(
-                    f"Tensor {name} of {self.folder} has dtype {piece.get_dtype()}, which cannot be merged."
-                )
-            self.tensors[name] = TensorInfo(file, piece.get_dtype(), tuple(piece.get_shape()))
+            entry = header[name]
+            if entry["dtype"] not in ITEM_BYTES:
+                raise SoupError(f"Tensor {name} of {self.folder} has dtype {entry['dtype']}, which cannot be merged.")
+            start = 8 + length + entry["data_offsets"][0]
+            self.tensors[name] = TensorInfo(file, entry["dtype"], tuple(entry["shape"]), start)
 
 
 def check_mergeable(backbones: Sequence[Checkpoint], base: Checkpoint | None = None) -> list[str]:

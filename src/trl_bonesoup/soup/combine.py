@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from trl_bonesoup.errors import SoupError
 from trl_bonesoup.soup.adapters import CONFIG_FILE, WEIGHTS_FILE, Adapter
 from trl_bonesoup.soup.source import ModelRef
+from trl_bonesoup.soup.tensorfile import TensorFile, TensorInfo
 from trl_bonesoup.weights import FloatArray
 
 if TYPE_CHECKING:
@@ -52,17 +53,19 @@ class StackedAdapters:
     def write(self, coefficients_N: FloatArray, folder: Path) -> None:
         """Write the adapter of one λ into an existing folder, in float32."""
         import torch
-        from safetensors.torch import save_file
 
         lambda_N = torch.tensor(coefficients_N, dtype=torch.float64)
-        tensors = {}
-        for module in self.modules:
-            scale = lambda_N[module.owners] * module.units
-            tensors[module.key_A] = module.stacked_A
-            tensors[module.key_B] = (module.joined_B.double() * scale).float()
-        save_file(tensors, folder / WEIGHTS_FILE, metadata={"format": "pt"})
+        with TensorFile(folder / WEIGHTS_FILE, self._layout()) as file:
+            for module in self.modules:
+                scale = lambda_N[module.owners] * module.units
+                file.write(module.key_A, module.stacked_A)
+                file.write(module.key_B, (module.joined_B.double() * scale).float())
         text = json.dumps(self.config, indent=2, sort_keys=True)
         (folder / CONFIG_FILE).write_text(text + "\n", encoding="utf-8")
+
+    def _layout(self) -> dict[str, TensorInfo]:
+        tensors = {m.key_A: m.stacked_A for m in self.modules} | {m.key_B: m.joined_B for m in self.modules}
+        return {key: TensorInfo(WEIGHTS_FILE, "F32", tuple(tensor.shape)) for key, tensor in sorted(tensors.items())}
 
 
 def stack_adapters(adapters: Sequence[Adapter], base: ModelRef) -> StackedAdapters:

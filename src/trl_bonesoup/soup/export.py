@@ -25,7 +25,7 @@ from trl_bonesoup.weights import FloatArray
 if TYPE_CHECKING:
     import torch
 
-    from trl_bonesoup.soup.streaming import Ingredients
+    from trl_bonesoup.soup.ingredients import Ingredients
 
 _TOKENIZER_FILES = (
     "tokenizer*",
@@ -138,7 +138,7 @@ def stacked(source: SoupSource) -> StackedAdapters:
 
 def open_ingredients(source: SoupSource, coefficients_KN: FloatArray) -> Ingredients:
     """Open the checkpoints of a full soup, with the base if a soup needs it or it is on this machine."""
-    from trl_bonesoup.soup.streaming import Ingredients, base_share
+    from trl_bonesoup.soup.ingredients import Ingredients, base_share
 
     base = source.base_model()
     needed = any(base_share(row) for row in np.atleast_2d(coefficients_KN))

@@ -16,7 +16,7 @@ from trl_bonesoup.errors import SoupError
 MODEL_FILES = ("config.json", "adapter_config.json")
 """One of these marks a folder as a saved model, which is all that `overwrite` may replace."""
 
-__all__ = ["check_target", "complete_folder", "require_space"]
+__all__ = ["check_target", "complete_folder", "put_in_place", "require_space"]
 
 
 @contextmanager
@@ -41,7 +41,7 @@ def complete_folder(target: str | Path, *, overwrite: bool = False, inputs: Iter
     partial.mkdir()
     try:
         yield partial
-        _put_in_place(partial, final)
+        put_in_place(partial, final)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
@@ -93,7 +93,8 @@ def require_space(folder: Path, needed: int) -> None:
         )
 
 
-def _put_in_place(partial: Path, final: Path) -> None:
+def put_in_place(partial: Path, final: Path) -> None:
+    """Rename a complete folder to `final`; what was there is removed afterwards, or put back if that fails."""
     if not final.exists():
         partial.rename(final)
         return

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 
 from trl_bonesoup.errors import SoupError
+from trl_bonesoup.soup.ingredients import Ingredients, accumulate, base_share
 from trl_bonesoup.soup.source import ModelRef
-from trl_bonesoup.soup.streaming import Ingredients, accumulate, base_share
 from trl_bonesoup.weights import FloatArray
 
 __all__ = ["FullParameters"]

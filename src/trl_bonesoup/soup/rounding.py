@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 LARGE_LOSS = 0.01
 """Share of the effect from which `warn_about_rounding` warns."""
 
-__all__ = ["RoundingMeter", "RoundingWarning", "warn_about_rounding"]
+__all__ = ["RoundingMeter", "RoundingWarning", "lost_share", "warn_about_rounding"]
 
 
 class RoundingWarning(UserWarning):
@@ -34,7 +34,12 @@ class RoundingMeter:
     @property
     def share(self) -> float:
         """The share of the effect that is lost; 0 if the soup changes nothing."""
-        return math.sqrt(self._lost / self._effect) if self._effect else 0.0
+        return lost_share(self._lost, self._effect)
+
+
+def lost_share(squared_loss: float, squared_effect: float) -> float:
+    """Return ‖rounded - exact‖ / ‖exact - base‖ from their squares; 0 if the soup changes nothing."""
+    return math.sqrt(squared_loss / squared_effect) if squared_effect else 0.0
 
 
 def warn_about_rounding(share: float | None, where: object) -> None:

@@ -1,100 +1,54 @@
-"""Full soups tensor by tensor: every input is read once, every output accumulated in float32 and cast once."""
+"""Full soups piece by piece: every input is read once, every output summed in float32 and rounded once.
+
+A piece is a run of values of one tensor. Threads take pieces in turn, each with buffers of its own
+that it uses again and again: memory does not grow with the models, and no time goes into the first
+touch of new pages.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass, replace
+import math
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
-from types import TracebackType
+from typing import Protocol, TypeVar
 
+import numpy as np
 import torch
 
 from trl_bonesoup.errors import SoupError
-from trl_bonesoup.soup.checkpoints import INDEX_FILE, Checkpoint, TensorInfo, check_mergeable
-from trl_bonesoup.soup.rounding import RoundingMeter
+from trl_bonesoup.soup.checkpoints import INDEX_FILE
+from trl_bonesoup.soup.ingredients import TORCH_DTYPES, Ingredients, accumulate
+from trl_bonesoup.soup.rounding import lost_share
+from trl_bonesoup.soup.tensorfile import TensorFile, TensorInfo, bytes_of
 from trl_bonesoup.weights import FloatArray
 
-CHUNK = 2**20
-"""Elements accumulated at a time, so that the float32 buffer stays in the processor's cache."""
+PIECE = 2**18
+"""Values of a piece: small enough for the buffers of a thread to stay in its processor's cache."""
 
-BASE_SHARE_TOLERANCE = 4e-6
-"""|1 - Σλ| up to which the base has no share: B and μ may each be off the simplex by 1e-6."""
+MAX_THREADS = 4
+"""More do not help: reading and writing are bound by memory."""
 
-_TORCH = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
-_NAMES = {dtype: name for name, dtype in _TORCH.items()}
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
 
-__all__ = ["Ingredients", "SafetensorsWriter", "accumulate", "base_share", "write_soups"]
-
-
-@dataclass(frozen=True)
-class Ingredients:
-    """What full soups are made of: N backbones, and the base if it has a share or is compared with.
-
-    `names` are the tensors of a soup, as `check_mergeable` returns them.
-    """
-
-    backbones: Sequence[Checkpoint]
-    base: Checkpoint | None
-    names: Sequence[str]
-
-    @classmethod
-    def open(cls, folders: Sequence[Path], base: Path | None) -> Ingredients:
-        """Open the checkpoints in these folders and check that they can be merged."""
-        backbones = [Checkpoint(folder) for folder in folders]
-        base_checkpoint = None if base is None else Checkpoint(base)
-        return cls(backbones, base_checkpoint, check_mergeable(backbones, base_checkpoint))
-
-    def read(self, name: str) -> list[torch.Tensor]:
-        """Read one tensor from every backbone and, last, from the base."""
-        return [model.read(name) for model in self._models]
-
-    def shares(self, coefficients_N: FloatArray) -> list[float]:
-        """Return what multiplies each tensor of `read`: λ_j and, for the base, 1 - Σλ.
-
-        Raises:
-            SoupError: if the base has a share but is not among the ingredients.
-        """
-        share = base_share(coefficients_N)
-        if self.base is None and share:
-            raise SoupError(f"The base model has a share of {share:.4g} in this soup, but it was not given.")
-        return [*map(float, coefficients_N), *([share] if self.base else [])]
-
-    def soup_bytes(self, dtype: torch.dtype | None = None) -> int:
-        """Return the bytes of the tensors of one soup whose floats have `dtype`, by default their own."""
-        infos = [_as_dtype(self.backbones[0].tensors[name], dtype) for name in self.names]
-        return sum(info.nbytes for info in infos)
-
-    def blame(self, name: str) -> str:
-        """Say which model's tensor is not finite, or that the soup's own is not."""
-        for model in self._models:
-            if not torch.isfinite(model.read(name)).all():
-                return f"Tensor {name} of {model.folder} contains NaN or infinity."
-        return f"Tensor {name} of the soup exceeds the range of its dtype; write it as float32."
-
-    @property
-    def _models(self) -> list[Checkpoint]:
-        return [*self.backbones, *([self.base] if self.base else [])]
+__all__ = ["Progress", "write_soups"]
 
 
-def base_share(coefficients_N: FloatArray) -> float:
-    """Return the share 1 - Σλ of the base model (Equation 9), exactly 0 where only rounding is left."""
-    share = 1.0 - float(coefficients_N.sum())
-    return share if abs(share) > BASE_SHARE_TOLERANCE else 0.0
+class Progress(Protocol):
+    """Remembers how far a pass has come, so that another process can go on from there."""
 
+    pieces: int
+    squares_K2: FloatArray
 
-def accumulate(tensors: Sequence[torch.Tensor], shares: Sequence[float], total: torch.Tensor) -> torch.Tensor:
-    """Set `total` to Σ_j share_j · tensor_j in its own dtype, adding one tensor after the other.
-
-    The order and the one operation are those of mergekit's linear kernel, so the bits are the same.
-    A share of exactly 0 is skipped.
-    """
-    total.zero_()
-    for tensor, share in zip(tensors, shares, strict=True):
-        if share:
-            total.addcmul_(tensor, torch.full((1,) * tensor.ndim, share, dtype=total.dtype, device=tensor.device))
-    return total
+    def advance(self, pieces: int, squares_K2: FloatArray) -> None:
+        """Take note that so many pieces are written in every soup, and of the squares summed so far."""
 
 
 def write_soups(
@@ -104,10 +58,9 @@ def write_soups(
     *,
     dtype: torch.dtype | None = None,
     report: Callable[[int], object] = lambda written: None,
+    progress: Progress | None = None,
 ) -> list[float | None]:
     """Write K soups in one pass over the inputs, in the shards of the first backbone.
-
-    Memory is bounded by a chunk of 2**20 elements; the inputs are mapped, not loaded.
 
     Args:
         ingredients: the checkpoints.
@@ -115,6 +68,8 @@ def write_soups(
         folders: K existing folders for the safetensors files.
         dtype: of all floats in the output; by default each tensor keeps its own.
         report: called with the number of bytes written since the last call.
+        progress: where an interrupted pass over the same soups into the same folders had come, and
+            to be kept up to date.
 
     Returns:
         For each soup the share of its effect that rounding loses, or None without a base to compare with.
@@ -123,105 +78,153 @@ def write_soups(
         SoupError: naming the tensor, if one is or becomes NaN or infinite.
     """
     shares = [ingredients.shares(row) for row in coefficients_KN]
-    meters = [RoundingMeter() for _ in folders]
-    written_to: dict[str, str] = {}
-    total_size = 0
-    for file in ingredients.backbones[0].files:
-        layout = _layout(ingredients, file, dtype)
-        if not layout:
-            continue
+    done, skipped = 0, progress.pieces if progress else 0
+    squares_K2 = progress.squares_K2.copy() if progress else np.zeros((len(folders), 2))
+    shards = {file: layout for file in ingredients.backbones[0].files if (layout := ingredients.layout(file, dtype))}
+    for file, layout in shards.items():
+        pieces = list(_pieces(layout))
         with ExitStack() as stack:
-            writers = [stack.enter_context(SafetensorsWriter(folder / file, layout)) for folder in folders]
-            for name in layout:
-                for written in _write_tensor(ingredients, name, shares, writers, meters):
-                    report(written)
-        written_to.update(dict.fromkeys(layout, file))
-        total_size += sum(info.nbytes for info in layout.values())
+            outputs = [stack.enter_context(TensorFile(f / file, layout, resume=(f / file).exists())) for f in folders]
+            cook = _Cook(ingredients, shares, outputs, layout)
+            known = min(max(skipped - done, 0), len(pieces))
+            report(sum(piece.nbytes for piece in pieces[:known]) * len(folders))
+            for piece, squares in zip(pieces[known:], _in_order(cook.cook, pieces[known:]), strict=True):
+                squares_K2 += squares
+                known += 1
+                report(piece.nbytes * len(folders))
+                if progress:
+                    progress.advance(done + known, squares_K2)
+        done += len(pieces)
     if len(ingredients.backbones[0].files) > 1:
         for folder in folders:
-            _write_index(folder, written_to, total_size)
-    return [meter.share if ingredients.base else None for meter in meters]
+            _write_index(folder, shards)
+    return [lost_share(*row) if ingredients.base else None for row in squares_K2.tolist()]
 
 
-class SafetensorsWriter:
-    """A safetensors file written front to back, without holding its tensors in memory.
+@dataclass(frozen=True)
+class _Piece:
+    name: str
+    start: int
+    length: int
+    itemsize: int
+    """Of the output."""
 
-    Args:
-        file: the file to create.
-        layout: dtype and shape of every tensor, in the order in which their values will come.
-    """
+    @property
+    def nbytes(self) -> int:
+        return self.length * self.itemsize
 
-    def __init__(self, file: Path, layout: dict[str, TensorInfo]) -> None:
-        self.layout = layout
-        header: dict[str, object] = {"__metadata__": {"format": "pt"}}
-        end = 0
-        for name, info in layout.items():
-            start, end = end, end + info.nbytes
-            header[name] = {"dtype": info.dtype, "shape": list(info.shape), "data_offsets": [start, end]}
-        text = json.dumps(header, separators=(",", ":")).encode()
-        text += b" " * (-len(text) % 8)
-        self._stream = file.open("xb")
-        self._stream.write(len(text).to_bytes(8, "little") + text)
-        self._end = self._stream.tell() + end
 
-    def write(self, values: torch.Tensor) -> int:
-        """Append a contiguous piece of the current tensor and return its bytes."""
-        return self._stream.write(values.reshape(-1).view(torch.uint8).numpy().data)
+def _pieces(layout: dict[str, TensorInfo]) -> Iterator[_Piece]:
+    for name, info in layout.items():
+        values = math.prod(info.shape)
+        for start in range(0, values, PIECE):
+            yield _Piece(name, start, min(PIECE, values - start), info.itemsize)
 
-    def __enter__(self) -> SafetensorsWriter:
-        return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+class _Cook:
+    """Makes one piece of every soup; may be called from several threads."""
+
+    def __init__(
+        self,
+        ingredients: Ingredients,
+        shares: Sequence[Sequence[float]],
+        outputs: Sequence[TensorFile],
+        layout: dict[str, TensorInfo],
     ) -> None:
-        position = self._stream.tell()
-        self._stream.close()
-        if error is None and position != self._end:
-            raise SoupError(f"{self._stream.name} has {position} bytes where its header promises {self._end}.")
+        self._ingredients = ingredients
+        self._shares = shares
+        self._outputs = outputs
+        self._layout = layout
+        self._own = threading.local()
+
+    def cook(self, piece: _Piece) -> FloatArray:
+        """Write the piece of every soup; return each one's squared rounding error and effect, (K, 2)."""
+        squares_K2 = np.zeros((len(self._outputs), 2))
+        if not self._layout[piece.name].is_float:
+            self._copy(piece)
+            return squares_K2
+        out_dtype = TORCH_DTYPES[self._layout[piece.name].dtype]
+        tensors = self._read(piece)
+        exact, scratch = (self._buffer(role, tensors[0].dtype, piece.length) for role in ("exact", "scratch"))
+        rounded = self._buffer("rounded", out_dtype, piece.length)
+        for k, (shares, output) in enumerate(zip(self._shares, self._outputs, strict=True)):
+            accumulate(tensors, shares, exact)
+            rounded.copy_(exact)
+            if not _is_finite(exact, rounded):
+                raise SoupError(self._ingredients.blame(piece.name))
+            output.write(piece.name, rounded, piece.start * piece.itemsize)
+            if self._ingredients.base:
+                scratch.copy_(rounded)
+                squares_K2[k] = (
+                    _squared_distance(scratch, exact, scratch),
+                    _squared_distance(tensors[-1], exact, scratch),
+                )
+        return squares_K2
+
+    def _read(self, piece: _Piece) -> list[torch.Tensor]:
+        """Return the piece of every model, in the dtype in which soups are summed."""
+        models = self._ingredients.models
+        sum_dtype = torch.promote_types(TORCH_DTYPES[models[0].tensors[piece.name].dtype], torch.float32)
+        tensors = []
+        for j, model in enumerate(models):
+            info = model.tensors[piece.name]
+            stored = self._buffer("stored", TORCH_DTYPES[info.dtype], piece.length)
+            model.read_into(piece.name, piece.start * info.itemsize, bytes_of(stored))
+            tensors.append(self._buffer(f"model {j}", sum_dtype, piece.length).copy_(stored))
+        return tensors
+
+    def _copy(self, piece: _Piece) -> None:
+        values = self._buffer("copied", torch.uint8, piece.nbytes)
+        skip = piece.start * piece.itemsize
+        self._ingredients.backbones[0].read_into(piece.name, skip, bytes_of(values))
+        for output in self._outputs:
+            output.write(piece.name, values, skip)
+
+    def _buffer(self, role: str, dtype: torch.dtype, length: int) -> torch.Tensor:
+        """Return this thread's memory for a role, the same one every time."""
+        buffers = self._own.__dict__
+        if len(buffers.get(key := f"{role} {dtype}", ())) < length:
+            buffers[key] = torch.empty(length, dtype=dtype)
+        return buffers[key][:length]
 
 
-def _layout(ingredients: Ingredients, file: str, dtype: torch.dtype | None) -> dict[str, TensorInfo]:
-    """Return the tensors of one output shard, widest dtype first so that every one is aligned."""
-    first = ingredients.backbones[0].tensors
-    layout = {}
-    for name in ingredients.names:
-        info = first[name]
-        if info.file == file:
-            layout[name] = _as_dtype(info, dtype)
-    return dict(sorted(layout.items(), key=lambda item: (-item[1].itemsize, item[0])))
+def _is_finite(exact: torch.Tensor, rounded: torch.Tensor) -> bool:
+    """Whether no rounded value is NaN or infinite; extremes decide quickly except near the end of the range."""
+    lowest, highest = (float(extreme) for extreme in torch.aminmax(exact))
+    limit = torch.finfo(rounded.dtype).max
+    return (-limit <= lowest and highest <= limit) or bool(torch.isfinite(rounded).all())
 
 
-def _as_dtype(info: TensorInfo, dtype: torch.dtype | None) -> TensorInfo:
-    return replace(info, dtype=_NAMES[dtype]) if dtype and info.is_float else info
+def _squared_distance(value: torch.Tensor, exact: torch.Tensor, scratch: torch.Tensor) -> float:
+    difference = torch.sub(value, exact, out=scratch)
+    return float(torch.dot(difference, difference))
 
 
-def _write_tensor(
-    ingredients: Ingredients,
-    name: str,
-    shares: Sequence[Sequence[float]],
-    writers: Sequence[SafetensorsWriter],
-    meters: Sequence[RoundingMeter],
-) -> Iterator[int]:
-    info = writers[0].layout[name]
-    if not info.is_float:
-        value = ingredients.backbones[0].read(name).contiguous()
-        for writer in writers:
-            yield writer.write(value)
-        return
-    flat = [tensor.reshape(-1) for tensor in ingredients.read(name)]
-    buffer = torch.empty(min(CHUNK, len(flat[0])), dtype=torch.promote_types(flat[0].dtype, torch.float32))
-    for start in range(0, len(flat[0]), CHUNK):
-        pieces = [tensor[start : start + CHUNK] for tensor in flat]
-        for share, writer, meter in zip(shares, writers, meters, strict=True):
-            exact = accumulate(pieces, share, buffer[: len(pieces[0])])
-            rounded = exact.to(_TORCH[info.dtype])
-            if not torch.isfinite(rounded).all():
-                raise SoupError(ingredients.blame(name))
-            if ingredients.base:
-                meter.add(rounded, exact, pieces[-1])
-            yield writer.write(rounded)
+def _in_order(action: Callable[[_Item], _Result], items: Iterable[_Item]) -> Iterator[_Result]:
+    """Yield the results of `action`, in order, with a few threads at work on what comes next."""
+    threads = min(MAX_THREADS, torch.get_num_threads())
+    items = iter(items)
+    with _one_thread_per_operation() as initialise, ThreadPoolExecutor(threads, initializer=initialise) as pool:
+        waiting: deque[Future[_Result]] = deque(pool.submit(action, item) for item in islice(items, 2 * threads))
+        while waiting:
+            result = waiting.popleft().result()
+            waiting.extend(pool.submit(action, item) for item in islice(items, 1))
+            yield result
 
 
-def _write_index(folder: Path, written_to: dict[str, str], total_size: int) -> None:
-    index = {"metadata": {"total_size": total_size}, "weight_map": written_to}
+@contextmanager
+def _one_thread_per_operation() -> Iterator[Callable[[], None]]:
+    """Yield what keeps torch from splitting the operations of a new thread among further threads."""
+    threads = torch.get_num_threads()
+    try:
+        yield lambda: torch.set_num_threads(1)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _write_index(folder: Path, shards: dict[str, dict[str, TensorInfo]]) -> None:
+    index = {
+        "metadata": {"total_size": sum(info.nbytes for layout in shards.values() for info in layout.values())},
+        "weight_map": {name: file for file, layout in shards.items() for name in layout},
+    }
     (folder / INDEX_FILE).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n", encoding="utf-8")

@@ -6,7 +6,6 @@ import hashlib
 import json
 import sys
 from collections.abc import Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,10 +24,11 @@ from trl_bonesoup.soup.folders import check_target, complete_folder, require_spa
 from trl_bonesoup.soup.lora import BoneSoup
 from trl_bonesoup.soup.rounding import warn_about_rounding
 from trl_bonesoup.soup.source import SoupSource, open_soup
+from trl_bonesoup.soup.unfinished import unfinished_bytes, unfinished_pass
 from trl_bonesoup.weights import FloatArray
 
 POINT_FILE = "sweep_point.json"
-"""Says in each folder which preference and which backbones it was made from."""
+"""Says in each folder which preference and which backbones it was made from, and what rounding lost."""
 
 __all__ = ["sweep"]
 
@@ -42,12 +42,12 @@ class _Point:
     def is_done(self) -> bool:
         file = self.folder / POINT_FILE
         try:
-            return json.loads(file.read_text(encoding="utf-8")) == self.record
-        except (OSError, ValueError):
+            return json.loads(file.read_text(encoding="utf-8")).items() >= self.record.items()
+        except (OSError, ValueError, AttributeError):
             return False
 
-    def sign(self, folder: Path) -> None:
-        text = json.dumps(self.record, indent=2, ensure_ascii=False)
+    def sign(self, folder: Path, rounding_loss: float | None) -> None:
+        text = json.dumps({**self.record, "rounding_loss": rounding_loss}, indent=2, ensure_ascii=False)
         (folder / POINT_FILE).write_text(text + "\n", encoding="utf-8")
 
 
@@ -66,8 +66,8 @@ def sweep(
 
     Adapter soups become K adapters, made from the adapter files alone, or with `full` K full
     checkpoints. For full backbones every input is read once and all K checkpoints are written in
-    that one pass. A folder that is already there from the same preference, extrapolation and
-    backbones is kept, so an interrupted sweep is resumed by calling it again.
+    that one pass. An interrupted sweep is resumed by calling it again: a folder that is already there
+    from the same preference, extrapolation and backbones is kept, and a pass goes on where it was.
 
     Args:
         path: folder of soup.json, or Hub id.
@@ -130,23 +130,25 @@ def _points(
 
 def _write_adapters(source: SoupSource, points: Sequence[_Point], overwrite: bool, show_progress: bool) -> None:
     adapters, backbone = stacked(source), source.backbones()[0]
+    require_space(points[0].folder.parent, adapters.nbytes * len(points))
     with _progress(points, adapters.nbytes, show_progress) as bar:
         for point in points:
             with complete_folder(point.folder, overwrite=overwrite) as folder:
                 adapters.write(point.coefficients_N, folder)
                 copy_companions(backbone, folder, with_config=False)
-                point.sign(folder)
+                point.sign(folder, 0.0)
             bar.update(adapters.nbytes)
 
 
 def _write_merged(source: SoupSource, points: Sequence[_Point], overwrite: bool, show_progress: bool) -> None:
     soup = BoneSoup.from_source(source)
     size = soup.scales.base_bytes()
+    require_space(points[0].folder.parent, size * len(points))
     with _progress(points, size, show_progress) as bar:
         for point in points:
             with complete_folder(point.folder, overwrite=overwrite) as folder:
                 loss = write_merged(soup, point.coefficients_N, folder)
-                point.sign(folder)
+                point.sign(folder, loss)
             warn_about_rounding(loss, point.folder)
             bar.update(size)
 
@@ -154,27 +156,31 @@ def _write_merged(source: SoupSource, points: Sequence[_Point], overwrite: bool,
 def _write_full_backbones(source: SoupSource, points: Sequence[_Point], overwrite: bool, show_progress: bool) -> None:
     from trl_bonesoup.soup.streaming import write_soups
 
+    out, records, names = points[0].folder.parent, [p.record for p in points], [p.folder.name for p in points]
     coefficients_KN = np.array([point.coefficients_N for point in points])
     ingredients = open_ingredients(source, coefficients_KN)
-    with _progress(points, ingredients.soup_bytes(), show_progress) as bar, ExitStack() as stack:
-        folders = [stack.enter_context(complete_folder(point.folder, overwrite=overwrite)) for point in points]
-        losses = write_soups(ingredients, coefficients_KN, folders, report=bar.update)
-        for point, folder in zip(points, folders, strict=True):
+    require_space(out, ingredients.soup_bytes() * len(points) - unfinished_bytes(out))
+    with unfinished_pass(out, records, names) as unfinished:
+        with _progress(points, ingredients.soup_bytes(), show_progress) as bar:
+            losses = write_soups(
+                ingredients, coefficients_KN, unfinished.folders, report=bar.update, progress=unfinished
+            )
+        for point, folder, loss in zip(points, unfinished.folders, losses, strict=True):
             copy_companions(source.backbones()[0], folder, with_config=True)
-            point.sign(folder)
+            point.sign(folder, loss)
+        unfinished.finish([point.folder for point in points])
     for point, loss in zip(points, losses, strict=True):
         warn_about_rounding(loss, point.folder)
 
 
 def _progress(points: Sequence[_Point], size: int, show: bool) -> Any:
-    """Check that the disk can take a soup of `size` bytes per point, say so, and return a progress bar."""
+    """Say how much will be written, at `size` bytes per point, and return a progress bar."""
     from tqdm import tqdm
 
-    out, needed = points[0].folder.parent, size * len(points)
-    require_space(out, needed)
     if show:
-        print(f"Writing {len(points)} soups, {needed / 1e9:.3f} GB in all, to {out}", file=sys.stderr)
-    return tqdm(total=needed, unit="B", unit_scale=True, desc="sweep", disable=not show)
+        needed = size * len(points) / 1e9
+        print(f"Writing {len(points)} soups, {needed:.3f} GB in all, to {points[0].folder.parent}", file=sys.stderr)
+    return tqdm(total=size * len(points), unit="B", unit_scale=True, desc="sweep", disable=not show)
 
 
 def _folder_name(mu_N: FloatArray, extrapolation: float | Sequence[float]) -> str:
