@@ -12,7 +12,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from trl_bonesoup.errors import ConfigurationError, RewardError
-from trl_bonesoup.rewards.classifier import describe, model_name
+from trl_bonesoup.rewards.classifier import describe
+from trl_bonesoup.rewards.loaded import model_name
 from trl_bonesoup.rewards.protocol import completion_texts
 from trl_bonesoup.rewards.texts import PromptText, conversation, prompt_texts, reward_column, template_fields
 

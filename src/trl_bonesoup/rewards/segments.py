@@ -15,16 +15,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from trl_bonesoup.errors import ConfigurationError, RewardError
-from trl_bonesoup.rewards.classifier import (
-    ClassifierReward,
-    LoadedClassifier,
-    check_choice,
-    describe,
-    load_classifier,
-    model_id,
-    model_name,
-)
+from trl_bonesoup.rewards.classifier import ClassifierReward, check_choice, describe
 from trl_bonesoup.rewards.dense import DenseScore
+from trl_bonesoup.rewards.loaded import LoadsClassifier, model_id, model_name
 from trl_bonesoup.rewards.protocol import completion_texts
 from trl_bonesoup.rewards.texts import PromptText, last_user_message, prompt_texts, template_fields
 
@@ -134,7 +127,7 @@ class SegmentedReward:
 
 
 @dataclass(eq=False)
-class SegmentReward:
+class SegmentReward(LoadsClassifier):
     """A token-classification model that classifies each segment of a completion, as a reward function.
 
     The classifier reads the prefix and then every segment after a separator token, and its class at
@@ -157,6 +150,8 @@ class SegmentReward:
         ConfigurationError: as `ClassifierReward`, and if `values` name a class that the model lacks.
     """
 
+    auto_class = "AutoModelForTokenClassification"
+
     model: Any
     values: Mapping[int, float]
     split: Split = split_sentences
@@ -173,7 +168,6 @@ class SegmentReward:
     device: Any = None
     dtype: str = "float32"
     spec: str = field(init=False, repr=False)
-    _loaded: LoadedClassifier | None = field(init=False, repr=False, default=None)
 
     def __post_init__(self) -> None:
         check_choice("separator", self.separator, ("sep", "eos", "cls", "bos"))
@@ -185,14 +179,10 @@ class SegmentReward:
         self.__name__ = self.name or model_name(self.model)
         self.spec = describe(self, model_id(self.model), ("model", "tokenizer", "name", "batch_size", "device"))
 
-    def __getstate__(self) -> dict[str, Any]:
-        """Leave out the model that was loaded here; it is loaded again where it is needed."""
-        return {**self.__dict__, "_loaded": None}
-
     def __call__(self, *, prompts: list, completions: list, **columns: Any) -> list[DenseScore | None]:
         """Score the segments of each completion."""
         questions = prompt_texts(prompts, columns, self.prompt_text, self.prompt_column)
-        classifier = self._classifier()
+        classifier = self.classifier()
         separator = classifier.special_tokens([f"{{{self.separator}}}"])[self.separator]
         split = [cut(self.split, text) for text in completion_texts(completions)]
         rows, starts = [], []
@@ -220,15 +210,6 @@ class SegmentReward:
                 f"{self.__name__} has classes 0 to {len(logits) - 1}; values name {sorted(self.values)}."
             )
         return self.values[max(sorted(self.values), key=lambda index: logits[index].item())]
-
-    def _classifier(self) -> LoadedClassifier:
-        if self._loaded is None:
-            from transformers import AutoModelForTokenClassification as AutoModel
-
-            self._loaded = load_classifier(
-                AutoModel, self.model, self.tokenizer, self.revision, self.device, self.dtype, self.max_length
-            )
-        return self._loaded
 
 
 def cut(split: Split, text: str) -> list[str]:
