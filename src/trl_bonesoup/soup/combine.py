@@ -21,11 +21,23 @@ if TYPE_CHECKING:
 _TARGETING = ("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern")
 """The settings by which PEFT picks layers; where adapters differ in them, every layer is named."""
 
-__all__ = ["StackedAdapters", "stack_adapters"]
+__all__ = ["StackedAdapters", "StackedModule", "stack_adapters"]
 
 
 @dataclass(frozen=True)
-class _StackedModule:
+class StackedModule:
+    """The adapters of one layer side by side.
+
+    Attributes:
+        name: of the layer in the base model.
+        key_A, key_B: of the factors in an adapter's file.
+        stacked_A: shape (Σ r_j, in), float32.
+        joined_B: shape (out, Σ r_j), float32.
+        owners: which adapter each of the Σ r_j positions belongs to.
+        units: the scale of that adapter, α/r or α/√r, in float64.
+    """
+
+    name: str
     key_A: str
     key_B: str
     stacked_A: torch.Tensor
@@ -43,7 +55,7 @@ class StackedAdapters:
     """
 
     config: dict[str, Any]
-    modules: Sequence[_StackedModule]
+    modules: Sequence[StackedModule]
 
     @property
     def nbytes(self) -> int:
@@ -80,7 +92,7 @@ def stack_adapters(adapters: Sequence[Adapter], base: ModelRef) -> StackedAdapte
     return StackedAdapters(_combined_config(adapters, ranks, base), modules)
 
 
-def _stack_module(name: str, adapters: Sequence[Adapter]) -> _StackedModule:
+def _stack_module(name: str, adapters: Sequence[Adapter]) -> StackedModule:
     import torch
 
     parts = [(j, adapter, adapter.modules[name]) for j, adapter in enumerate(adapters) if name in adapter.modules]
@@ -93,7 +105,8 @@ def _stack_module(name: str, adapters: Sequence[Adapter]) -> _StackedModule:
                 f"{module.shape_B[0]}."
             )
     factors = [adapter.tensors([module.key_A, module.key_B]) for _, adapter, module in parts]
-    return _StackedModule(
+    return StackedModule(
+        name,
         first.key_A,
         first.key_B,
         torch.cat([pair[part[2].key_A].float() for pair, part in zip(factors, parts, strict=True)], dim=0),
