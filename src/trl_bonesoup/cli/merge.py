@@ -11,6 +11,7 @@ _EPILOG = """\
 examples:
   bonesoup merge run out --preference helpful=0.7,harmless=0.3           one PEFT adapter, exact
   bonesoup merge run out --preference helpful=0.7,harmless=0.3 --full    a full checkpoint
+  bonesoup merge run out --preference helpful=0.7,harmless=0.3 --rank 16 a smaller adapter, and what that loses
   bonesoup merge run --preference 0.7,0.3 --print-yaml > bonesoup.yml    for: mergekit-yaml bonesoup.yml out
 """
 
@@ -22,6 +23,9 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("out", metavar="OUT", nargs="?", help="folder to write; it appears complete or not at all")
     options.add_preference(parser, required=True)
     parser.add_argument("--full", action="store_true", help="a full checkpoint instead of an adapter")
+    parser.add_argument(
+        "--rank", type=int, metavar="R", help="compress the adapter to this rank; by default it is exact, of all ranks"
+    )
     parser.add_argument("--dtype", metavar="DTYPE", help="of a full checkpoint: float32, bfloat16 or float16")
     parser.add_argument("--front", metavar="FILE", help="front.json whose measured rewards go into the card")
     parser.add_argument("--overwrite", action="store_true", help="replace a model that is already there")
@@ -52,6 +56,7 @@ def run(arguments: argparse.Namespace) -> None:
         preference,
         extrapolation=extrapolation,
         full=arguments.full,
+        rank=arguments.rank,
         overwrite=arguments.overwrite,
         base_model=arguments.base_model,
         dtype=arguments.dtype,
@@ -66,3 +71,5 @@ def run(arguments: argparse.Namespace) -> None:
     print(f"Wrote {'a full checkpoint' if export.full else 'an adapter'} to {export.path}: {shares}.")
     if export.rounding_loss:
         print(f"Rounding to its dtype loses {export.rounding_loss:.2%} of the soup's effect.")
+    if export.rank is not None:
+        print(f"Compressing it to rank {export.rank} loses {export.compression_error:.2%} of the soup's effect.")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,11 +17,12 @@ from trl_bonesoup.weights import FloatArray
 
 if TYPE_CHECKING:
     import torch
+    from peft import LoraConfig
 
 _TARGETING = ("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern")
 """The settings by which PEFT picks layers; where adapters differ in them, every layer is named."""
 
-__all__ = ["StackedAdapters", "StackedModule", "stack_adapters"]
+__all__ = ["StackedAdapters", "StackedModule", "rank_settings", "stack_adapters", "write_config"]
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,18 @@ class StackedModule:
     owners: torch.Tensor
     units: torch.Tensor
 
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(out, in) of ΔW."""
+        return self.joined_B.shape[0], self.stacked_A.shape[1]
+
+    def scaled_B(self, coefficients_N: FloatArray) -> torch.Tensor:
+        """Return B with λ and the adapters' scales in its columns, in float64."""
+        import torch
+
+        lambda_N = torch.tensor(coefficients_N, dtype=torch.float64)
+        return self.joined_B.double() * (lambda_N[self.owners] * self.units)
+
 
 @dataclass(frozen=True)
 class StackedAdapters:
@@ -62,22 +75,29 @@ class StackedAdapters:
         """Bytes of the tensors of one soup."""
         return sum(module.stacked_A.nbytes + module.joined_B.nbytes for module in self.modules)
 
-    def write(self, coefficients_N: FloatArray, folder: Path) -> None:
-        """Write the adapter of one λ into an existing folder, in float32."""
-        import torch
+    def peft_config(self) -> LoraConfig:
+        """Return `config` as PEFT's own type."""
+        from peft import LoraConfig
 
-        lambda_N = torch.tensor(coefficients_N, dtype=torch.float64)
+        return LoraConfig.from_peft_type(**self.config)
+
+    def factors(self) -> dict[str, torch.Tensor]:
+        """Return A and B of every layer under the names that PEFT gives them, without any λ."""
+        return {m.key_A: m.stacked_A for m in self.modules} | {m.key_B: m.joined_B for m in self.modules}
+
+    def write(self, coefficients_N: FloatArray, folder: Path) -> float:
+        """Write the adapter of one λ into an existing folder, in float32; return 0, the share that is lost."""
         with TensorFile(folder / WEIGHTS_FILE, self._layout()) as file:
             for module in self.modules:
-                scale = lambda_N[module.owners] * module.units
                 file.write(module.key_A, module.stacked_A)
-                file.write(module.key_B, (module.joined_B.double() * scale).float())
-        text = json.dumps(self.config, indent=2, sort_keys=True)
-        (folder / CONFIG_FILE).write_text(text + "\n", encoding="utf-8")
+                file.write(module.key_B, module.scaled_B(coefficients_N).float())
+        write_config(self.config, folder)
+        return 0.0
 
     def _layout(self) -> dict[str, TensorInfo]:
-        tensors = {m.key_A: m.stacked_A for m in self.modules} | {m.key_B: m.joined_B for m in self.modules}
-        return {key: TensorInfo(WEIGHTS_FILE, "F32", tuple(tensor.shape)) for key, tensor in sorted(tensors.items())}
+        return {
+            key: TensorInfo(WEIGHTS_FILE, "F32", tuple(tensor.shape)) for key, tensor in sorted(self.factors().items())
+        }
 
 
 def stack_adapters(adapters: Sequence[Adapter], base: ModelRef) -> StackedAdapters:
@@ -118,16 +138,11 @@ def _stack_module(name: str, adapters: Sequence[Adapter]) -> StackedModule:
 
 def _combined_config(adapters: Sequence[Adapter], ranks: dict[str, int], base: ModelRef) -> dict[str, Any]:
     """Return an adapter_config.json in which alpha is the rank of every layer, so that scales are 1."""
-    rank = max(ranks.values())
-    others = {_exactly(name): value for name, value in ranks.items() if value != rank}
     config = dict(adapters[0].config)
     config.update(
         base_model_name_or_path=base.id,
         revision=base.revision or config.get("revision"),
-        r=rank,
-        lora_alpha=rank,
-        rank_pattern=others,
-        alpha_pattern=dict(others),
+        **rank_settings(ranks),
         use_rslora=False,
         lora_dropout=0.0,
         init_lora_weights=True,
@@ -136,6 +151,19 @@ def _combined_config(adapters: Sequence[Adapter], ranks: dict[str, int], base: M
     if any(_targeting(adapter.config) != _targeting(config) for adapter in adapters):
         config.update(dict.fromkeys(_TARGETING), target_modules=sorted(ranks))
     return config
+
+
+def rank_settings(ranks: Mapping[str, int]) -> dict[str, Any]:
+    """Return the settings that give every layer its rank, and an alpha that makes its scale 1."""
+    rank = max(ranks.values())
+    others = {_exactly(name): value for name, value in ranks.items() if value != rank}
+    return {"r": rank, "lora_alpha": rank, "rank_pattern": others, "alpha_pattern": dict(others)}
+
+
+def write_config(config: dict[str, Any], folder: Path) -> None:
+    """Write an adapter_config.json."""
+    text = json.dumps(config, indent=2, sort_keys=True)
+    (folder / CONFIG_FILE).write_text(text + "\n", encoding="utf-8")
 
 
 def _targeting(config: dict[str, Any]) -> list[Counter | str | None]:

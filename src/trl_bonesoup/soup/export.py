@@ -15,9 +15,11 @@ from trl_bonesoup.errors import SoupError
 from trl_bonesoup.manifest import Preference
 from trl_bonesoup.soup.adapters import check_same_base, read_adapter
 from trl_bonesoup.soup.combine import StackedAdapters, stack_adapters
+from trl_bonesoup.soup.compress import CompressedAdapters, check_rank
 from trl_bonesoup.soup.folders import check_target, complete_folder, require_space
 from trl_bonesoup.soup.lora import BoneSoup
 from trl_bonesoup.soup.recipe import mergekit_yaml
+from trl_bonesoup.soup.record import SavedSoup
 from trl_bonesoup.soup.rounding import warn_about_rounding
 from trl_bonesoup.soup.source import ModelRef, SoupSource, open_soup
 from trl_bonesoup.weights import FloatArray
@@ -50,12 +52,17 @@ class Export:
         full: a full checkpoint rather than an adapter.
         rounding_loss: the share of the soup's effect, ‖rounded - exact‖ / ‖exact - base‖, that the
             output dtype loses. 0 for an adapter; None if there was no base model to compare with.
+        rank: to which the adapter was compressed; None if it is exact.
+        compression_error: the share of the soup's effect, ‖ΔW_r - ΔW‖ / ‖ΔW‖, that compressing it
+            lost; 0 if it is exact, None for a full checkpoint.
     """
 
     path: Path
     coefficients: FloatArray
     full: bool
     rounding_loss: float | None
+    rank: int | None = None
+    compression_error: float | None = None
 
 
 def merge(
@@ -65,6 +72,7 @@ def merge(
     *,
     extrapolation: float | Sequence[float] = 0.0,
     full: bool = False,
+    rank: int | None = None,
     overwrite: bool = False,
     base_model: str | Path | None = None,
     revision: str | None = None,
@@ -81,6 +89,8 @@ def merge(
         preference: μ in the order of the objectives, or a dict by objective name.
         extrapolation: α, see `trl_bonesoup.merging_coefficients`.
         full: write a full checkpoint. Soups of full checkpoints always do.
+        rank: compress the adapter to this rank, the best approximation of each layer; by default it
+            is exact, with the sum of the backbones' ranks.
         overwrite: replace a model that is already in `out`.
         base_model: Hub id or folder to use in place of the recorded base model.
         revision: of the soup on the Hub.
@@ -88,17 +98,19 @@ def merge(
 
     Raises:
         SoupError: if the backbones cannot be merged exactly or `out` must not be written.
+        ConfigurationError: for a rank below 1, or one for a full checkpoint.
 
     Warns:
         RoundingWarning: if the dtype of a full checkpoint loses more than 1 % of the soup's effect.
     """
     source = open_soup(path, base_model=base_model, revision=revision)
+    check_rank(rank, full=full or source.kind == "full")
     coefficients = source.manifest.coefficients(preference, extrapolation)
     check_target(out, overwrite=overwrite, inputs=source.inputs())
     if source.kind == "adapter" and full:
         return save_soup(BoneSoup.from_source(source, dtype=dtype), coefficients, out, full=True, overwrite=overwrite)
     if source.kind == "adapter":
-        return _save_adapter(source, coefficients, out, overwrite)
+        return _save_adapter(source, coefficients, out, rank, overwrite)
     return _save_streamed(source, coefficients, out, overwrite, as_dtype(dtype))
 
 
@@ -108,16 +120,19 @@ def save_soup(
     out: str | Path,
     *,
     full: bool = False,
+    rank: int | None = None,
     overwrite: bool = False,
     dtype: torch.dtype | str | None = None,
 ) -> Export:
     """Write a loaded soup at the given λ, whatever is set in it now; see `merge` for the arguments."""
+    check_rank(rank, full=full or soup.source.kind == "full")
     if soup.source.kind == "full":
         return _save_streamed(soup.source, coefficients_N, out, overwrite, as_dtype(dtype))
     if not full:
-        return _save_adapter(soup.source, coefficients_N, out, overwrite)
+        return _save_adapter(soup.source, coefficients_N, out, rank, overwrite)
     with complete_folder(out, overwrite=overwrite, inputs=soup.source.inputs()) as folder:
         loss = write_merged(soup, coefficients_N, folder, as_dtype(dtype))
+        SavedSoup(coefficients_N, True, loss).write(folder)
     warn_about_rounding(loss, out)
     return Export(Path(out), coefficients_N, True, loss)
 
@@ -184,13 +199,17 @@ def as_dtype(dtype: Any) -> torch.dtype | None:
     return getattr(torch, dtype) if isinstance(dtype, str) else dtype
 
 
-def _save_adapter(source: SoupSource, coefficients_N: FloatArray, out: str | Path, overwrite: bool) -> Export:
-    adapters = stacked(source)
+def _save_adapter(
+    source: SoupSource, coefficients_N: FloatArray, out: str | Path, rank: int | None, overwrite: bool
+) -> Export:
+    exact = stacked(source)
+    adapters = exact if rank is None else CompressedAdapters(exact, rank)
     with complete_folder(out, overwrite=overwrite, inputs=source.inputs()) as folder:
         require_space(folder, adapters.nbytes)
-        adapters.write(coefficients_N, folder)
+        error = adapters.write(coefficients_N, folder)
         copy_companions(source.backbones()[0], folder, with_config=False)
-    return Export(Path(out), coefficients_N, False, 0.0)
+        SavedSoup(coefficients_N, False, 0.0, rank, error).write(folder)
+    return Export(Path(out), coefficients_N, False, 0.0, rank, error)
 
 
 def _save_streamed(
@@ -204,5 +223,6 @@ def _save_streamed(
         copy_companions(source.backbones()[0], folder, with_config=True)
         (loss,) = write_soups(ingredients, coefficients_N[None], [folder], dtype=dtype)
         record_dtype(folder, dtype)
+        SavedSoup(coefficients_N, True, loss).write(folder)
     warn_about_rounding(loss, out)
     return Export(Path(out), coefficients_N, True, loss)

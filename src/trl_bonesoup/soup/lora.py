@@ -204,6 +204,7 @@ class BoneSoup:
         extrapolation: float | Sequence[float] = 0.0,
         full: bool = False,
         overwrite: bool = False,
+        rank: int | None = None,
     ) -> Path:
         """Write one soup as a model of its own and return its folder.
 
@@ -214,6 +215,7 @@ class BoneSoup:
             full: write a full checkpoint in the dtype of this model instead of one adapter. Soups
                 of full checkpoints always do.
             overwrite: replace a model that is already in `out`.
+            rank: compress the adapter to this rank; by default it is exact, with the sum of the ranks.
 
         Warns:
             RoundingWarning: if the dtype of a full checkpoint loses more than 1 % of the soup's effect.
@@ -225,7 +227,7 @@ class BoneSoup:
         coefficients = (
             self.coefficients if preference is None else self.manifest.coefficients(preference, extrapolation)
         )
-        return save_soup(self, self._checked(coefficients, 1), out, full=full, overwrite=overwrite).path
+        return save_soup(self, self._checked(coefficients, 1), out, full=full, rank=rank, overwrite=overwrite).path
 
     def _checked(self, coefficients: ArrayLike, axes: int) -> FloatArray:
         lambda_ = np.array(coefficients, dtype=np.float64)
