@@ -111,8 +111,8 @@ def command(tmp_path):
     from click.testing import CliRunner
     from mergekit.scripts.run_yaml import main
 
-    def command(config, *arguments):
-        file, out = tmp_path / "bonesoup.yml", tmp_path / "out"
+    def command(config, *arguments, out="out"):
+        file, out = tmp_path / "bonesoup.yml", tmp_path / out
         file.write_text(config if isinstance(config, str) else yaml.safe_dump(config))
         return CliRunner().invoke(main, [str(file), str(out), *arguments]), out
 

@@ -10,30 +10,9 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
+from tiny_merges import assert_soup, soup
 
 PLUGIN = Path(__file__).parents[2] / "mergekit_plugin"
-EPSILON = {"float32": 2.0**-23, "bfloat16": 2.0**-7, "float16": 2.0**-10}
-
-
-def soup(models, parameters, dtype="float32", **rest):
-    """A configuration from {path: preference or parameters} in the order of the objectives."""
-    entries = []
-    for model, own in models.items():
-        own = own if isinstance(own, dict) else {"preference": own}
-        entries.append({"model": str(model), "parameters": own})
-    return {"merge_method": "bone_soup", "models": entries, "parameters": parameters, "dtype": dtype, **rest}
-
-
-def assert_soup(merged, terms, dtype="float32"):
-    """Every tensor is Σ value·tensor to the rounding of `dtype`, plus that of float32 accumulation."""
-    assert merged.keys() == terms[0][0].keys()
-    for name, tensor in merged.items():
-        assert tensor.dtype == getattr(torch, dtype)
-        expected = sum(value * tensors[name] for tensors, value in terms)
-        size = sum(abs(value) * tensors[name].abs() for tensors, value in terms)
-        bound = EPSILON[dtype] / 2 * expected.abs() + (len(terms) + 1) * 2.0**-23 * size
-        bound += 2.0**-25 if dtype == "float16" else 0.0
-        assert ((tensor.double() - expected).abs() <= bound).all(), name
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
