@@ -38,7 +38,8 @@ def test_adapters_by_name() -> None:
             {"model": "org/sft@abc+harmless", "parameters": {"preference": 0.25}},
         ],
         "parameters": {"beta": 0.7, "extrapolation": 0.5},
-        "dtype": "bfloat16",
+        "dtype": "float32",
+        "out_dtype": "bfloat16",
     }
 
 

@@ -60,7 +60,10 @@ def mergekit_yaml(
         "models": models,
         "parameters": shared,
     }
-    if dtype is not None:
+    if dtype in ("bfloat16", "float16"):
+        # mergekit casts the inputs to its `dtype`, too, and only after the sum to its `out_dtype`.
+        config |= {"dtype": "float32", "out_dtype": dtype}
+    elif dtype is not None:
         config["dtype"] = dtype
     return yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
 
