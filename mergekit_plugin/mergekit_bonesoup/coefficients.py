@@ -14,6 +14,7 @@ from trl_bonesoup.errors import ConfigurationError, WeightsError
 from trl_bonesoup.weights import (
     SIMPLEX_TOLERANCE,
     FloatArray,
+    base_share,
     check_combination_weights,
     circulant_weights,
     merging_coefficients,
@@ -47,7 +48,7 @@ class MergeParameters:
 def soup_coefficients(parameters: MergeParameters) -> tuple[tuple[float, ...], float]:
     """Return the merging coefficients λ of the N backbones and the coefficient of the base model.
 
-    The latter is 1 - Σλ with extrapolation and exactly 0 without, whatever Σλ rounds to.
+    The latter is 1 - Σλ with extrapolation, and exactly 0 without or where only rounding is left.
 
     Raises:
         MergeRefused: naming the model and the key that mergekit read the value from.
@@ -64,8 +65,8 @@ def soup_coefficients(parameters: MergeParameters) -> tuple[tuple[float, ...], f
         parameters.extrapolation,
         allow_negative=parameters.allow_negative_preference,
     )
-    base = 1.0 - float(coefficients.sum()) if any(parameters.extrapolation) else 0.0
-    return tuple(coefficients.tolist()), base
+    share = base_share(coefficients) if any(parameters.extrapolation) else 0.0
+    return tuple(coefficients.tolist()), share
 
 
 def _check_preference(parameters: MergeParameters) -> None:

@@ -26,7 +26,11 @@ MAX_CONDITION = 1e8
 LARGE_COEFFICIENT = 10.0
 """|λ| above which `merging_coefficients` warns: the soup leaves the backbones ten lengths behind."""
 
+BASE_SHARE_TOLERANCE = 4e-6
+"""|1 - Σλ| up to which the base has no share: B and μ may each be off the simplex by 1e-6."""
+
 __all__ = [
+    "base_share",
     "check_column",
     "check_combination_weights",
     "check_preference",
@@ -203,6 +207,12 @@ def merging_coefficients(
             stacklevel=2,
         )
     return coefficients
+
+
+def base_share(coefficients_N: FloatArray) -> float:
+    """Return the share 1 - Σλ of the base model (Equation 9), exactly 0 where only rounding is left."""
+    share = 1.0 - float(coefficients_N.sum())
+    return share if abs(share) > BASE_SHARE_TOLERANCE else 0.0
 
 
 def simplex_grid(n: int, step: float = 0.1) -> FloatArray:

@@ -47,6 +47,13 @@ def test_one_extrapolation_per_model_belongs_to_the_objective_of_that_model():
     assert base == pytest.approx(-0.25, abs=1e-12)
 
 
+def test_rounding_alone_gives_the_base_no_share():
+    # k∘μ = (0, 1) sums to 1, the λ that B = [[.65, .35], [.35, .65]] gives for it to 1 - 1.1e-16.
+    coefficients, base = solve((0, 1), (0.3, 0.0), beta=0.65, has_base=True)
+    assert coefficients == pytest.approx((-0.35 / 0.3, 0.65 / 0.3), abs=1e-12)
+    assert base == 0.0
+
+
 def test_combination_weights_need_not_be_symmetric():
     # B = [[.9, .4], [.1, .6]], det = .5: B⁻¹ = [[1.2, -.8], [-.2, 1.8]]; rows for columns would give (1.2, -.8).
     text = "[[0.9, 0.4], [0.1, 0.6]]"

@@ -11,10 +11,7 @@ import torch
 from trl_bonesoup.errors import SoupError
 from trl_bonesoup.soup.checkpoints import Checkpoint, check_mergeable
 from trl_bonesoup.soup.tensorfile import TensorInfo
-from trl_bonesoup.weights import FloatArray
-
-BASE_SHARE_TOLERANCE = 4e-6
-"""|1 - Σλ| up to which the base has no share: B and μ may each be off the simplex by 1e-6."""
+from trl_bonesoup.weights import FloatArray, base_share
 
 TORCH_DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 """Dtypes that are merged, by the names that safetensors gives them."""
@@ -83,12 +80,6 @@ class Ingredients:
             if not torch.isfinite(model.read(name)).all():
                 return f"Tensor {name} of {model.folder} contains NaN or infinity."
         return f"Tensor {name} of the soup exceeds the range of its dtype; write it as float32."
-
-
-def base_share(coefficients_N: FloatArray) -> float:
-    """Return the share 1 - Σλ of the base model (Equation 9), exactly 0 where only rounding is left."""
-    share = 1.0 - float(coefficients_N.sum())
-    return share if abs(share) > BASE_SHARE_TOLERANCE else 0.0
 
 
 def accumulate(tensors: Sequence[torch.Tensor], shares: Sequence[float], total: torch.Tensor) -> torch.Tensor:
