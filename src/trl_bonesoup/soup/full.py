@@ -39,7 +39,17 @@ class FullParameters:
         self._check_complete()
 
     def set(self, coefficients_N: FloatArray) -> None:
-        """Recompute every parameter in place: fp32 sums, cast once, base share 1 - Σλ."""
+        """Recompute every parameter in place: fp32 sums, cast once, base share 1 - Σλ.
+
+        Raises:
+            SoupError: for λ of shape (B, N): one set of weights cannot be several soups at once.
+        """
+        if coefficients_N.ndim == 2:
+            raise SoupError(
+                f"A soup of full checkpoints has one set of weights, so {len(coefficients_N)} rows cannot each have "
+                "their own preference. Call set_preference for one preference at a time, or train the backbones as "
+                "LoRA adapters, where rows are free to differ."
+            )
         if base_share(coefficients_N) and self._ingredients.base is None:
             self._ingredients = Ingredients.open(self._folders, self._base.folder())
         shares = self._ingredients.shares(coefficients_N)
@@ -52,14 +62,6 @@ class FullParameters:
             if not torch.isfinite(exact).all():
                 raise SoupError(self._ingredients.blame(name))
             target.copy_(exact)
-
-    def set_rows(self, coefficients_BN: FloatArray) -> None:
-        """Refuse: one set of full weights cannot be several soups at once."""
-        raise SoupError(
-            f"A soup of full checkpoints has one set of weights, so {len(coefficients_BN)} rows cannot each have "
-            "their own preference. Call set_preference for one preference at a time, or train the backbones as LoRA "
-            "adapters, where rows are free to differ."
-        )
 
     def _check_complete(self) -> None:
         covered = {tensor.data_ptr() for tensor in self._targets.values()}

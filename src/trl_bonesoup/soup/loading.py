@@ -8,11 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 from trl_bonesoup.errors import SoupError
 from trl_bonesoup.soup.adapters import Adapter
+from trl_bonesoup.soup.combine import stack_adapters
 from trl_bonesoup.soup.scales import AdapterScales
 from trl_bonesoup.soup.source import ModelRef
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+ADAPTER_NAME = "soup"
+"""Under which PEFT knows the stacked adapter."""
 
 _TOKENIZER_FILES = ("tokenizer_config.json", "tokenizer.json")
 
@@ -36,30 +40,25 @@ def load_model(ref: ModelRef, *, dtype: Any = None, device: Any = None, trust_re
     return model.eval()
 
 
-def load_adapters(model: Any, adapters: Sequence[Adapter], *, device: Any = None) -> AdapterScales:
-    """Put every adapter into `model` beside the others, all of them active.
+def load_adapters(model: Any, adapters: Sequence[Adapter], base: ModelRef) -> AdapterScales:
+    """Put all adapters into `model` as one, stacked, whose scales are the merging coefficients.
 
     Raises:
         SoupError: if one does not fit the model.
     """
-    from peft import PeftModel
+    from peft import get_peft_model, set_peft_model_state_dict
 
     _check_base_copies(model, adapters)
-    width = len(str(len(adapters) - 1))
-    names = [f"backbone_{j:0{width}d}" for j in range(len(adapters))]
-    where = str(device or model.device)
-    peft_model = None
-    for name, adapter in zip(names, adapters, strict=True):
-        try:
-            if peft_model is None:
-                peft_model = PeftModel.from_pretrained(model, adapter.folder, adapter_name=name, torch_device=where)
-            else:
-                peft_model.load_adapter(adapter.folder, adapter_name=name, torch_device=where)
-        except (RuntimeError, ValueError) as error:
-            raise SoupError(f"The adapter {adapter.folder} does not fit the base model: {error}") from error
-    scales = AdapterScales(peft_model, names)
-    scales.check_fit(adapters)
-    return scales
+    for adapter in adapters:
+        _check_layers(model, adapter)
+    stacked = stack_adapters(adapters, base)
+    try:
+        peft_model = get_peft_model(model, stacked.peft_config(), adapter_name=ADAPTER_NAME)
+        set_peft_model_state_dict(peft_model, stacked.factors(), adapter_name=ADAPTER_NAME)
+    except (RuntimeError, ValueError) as error:
+        folders = ", ".join(str(adapter.folder) for adapter in adapters)
+        raise SoupError(f"The adapters {folders} do not fit the base model: {error}") from error
+    return AdapterScales(peft_model, stacked.modules)
 
 
 def load_tokenizer(
@@ -77,6 +76,20 @@ def load_tokenizer(
 
 def _has_tokenizer(folder: Path) -> bool:
     return any((folder / name).is_file() for name in _TOKENIZER_FILES)
+
+
+def _check_layers(model: Any, adapter: Adapter) -> None:
+    """Check that an adapter's file holds exactly the layers that its config adapts in `model`."""
+    from peft import LoraConfig
+    from peft.tuners.tuners_utils import check_target_module_exists
+
+    config = LoraConfig.from_peft_type(**adapter.config)
+    here = {name for name, _ in model.named_modules() if check_target_module_exists(config, name)}
+    if odd := sorted(here ^ adapter.modules.keys()):
+        raise SoupError(
+            f"The adapter {adapter.folder} does not fit the base model: of its layers and the model's, {odd[:3]} "
+            f"({len(odd)} in all) are in only one of the two. Check base_model."
+        )
 
 
 def _check_base_copies(model: Any, adapters: Sequence[Adapter]) -> None:

@@ -29,9 +29,7 @@ __all__ = ["BoneSoup"]
 class _Weights(Protocol):
     model: Any
 
-    def set(self, coefficients_N: FloatArray) -> None: ...
-
-    def set_rows(self, coefficients_BN: FloatArray) -> None: ...
+    def set(self, coefficients: FloatArray) -> None: ...
 
 
 class BoneSoup:
@@ -106,7 +104,7 @@ class BoneSoup:
             adapters = [read_adapter(folder) for folder in folders]
             if source.base_override is None:
                 check_same_base(adapters)
-            weights = load_adapters(load_model(base, **options), adapters, device=device)
+            weights = load_adapters(load_model(base, **options), adapters, base)
         else:
             weights = FullParameters(load_model(ModelRef(str(folders[0])), **options), folders, base)
         return cls(source, weights, load_tokenizer(folders[0], base, trust_remote_code=trust_remote_code))
@@ -188,14 +186,13 @@ class BoneSoup:
         """Do what `preferences` does for raw λ of shape (B, N)."""
         lambda_BN = self._checked(coefficients_BN, 2)
         before = self.preference, self.coefficients
-        self._weights.set_rows(lambda_BN)
+        self._weights.set(lambda_BN)
         self.preference, self.coefficients = None, lambda_BN
         try:
             yield lambda_BN
         finally:
             self.preference, self.coefficients = before
-            restore = self._weights.set if self.coefficients.ndim == 1 else self._weights.set_rows
-            restore(self.coefficients)
+            self._weights.set(self.coefficients)
 
     def save_pretrained(
         self,

@@ -1,4 +1,9 @@
-"""Merging coefficients as LoRA scales: one soup for a whole batch, or one for each of its rows."""
+"""Merging coefficients inside one stacked adapter: one soup for a whole batch, or one for each of its rows.
+
+Stacking the factors of N adapters gives one adapter of rank R = Σ r_j whose product is any soup, once λ
+multiplies the R values between its two factors. So a soup costs what one adapter of its rank costs, and
+another preference is another vector of R numbers, shared by all layers.
+"""
 
 from __future__ import annotations
 
@@ -8,126 +13,118 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from trl_bonesoup.errors import SoupError
-from trl_bonesoup.soup.adapters import Adapter
 from trl_bonesoup.weights import FloatArray
 
 if TYPE_CHECKING:
     from peft import PeftModel
     from peft.tuners.lora import LoraLayer
 
-__all__ = ["AdapterScales", "RowScale"]
+    from trl_bonesoup.soup.combine import StackedModule
+
+__all__ = ["AdapterScales", "RankScale"]
 
 
-class RowScale:
-    """A scale for each row of a batch, standing where PEFT keeps the scale of a layer.
+class RankScale:
+    """What multiplies the R values between the factors of a stacked adapter.
 
-    PEFT computes `lora_B(lora_A(x)) * scale`. Here the product stretches the scales over the rows
-    that the layer really gets: with k·B rows, the k neighbours that `generate` makes of one prompt
-    (beams, `num_return_sequences`) share its scale. The result keeps the dtype of the layer's
-    output, as it does for a plain number, so that a row comes out the same alone and in a batch.
+    At position r it is λ_j of the adapter j that the position belongs to, times that adapter's own scale.
+    With k·B rows in a batch, the k neighbours that `generate` makes of one prompt (beams,
+    `num_return_sequences`) share their λ.
 
     Args:
-        scales_B: one scale per row of the batch.
+        owners_R: the adapter of each position.
+        units_R: the scale of that adapter, α/r or α/√r, in float64.
     """
 
-    __slots__ = ("_scales_B", "_stretched")
+    def __init__(self, owners_R: torch.Tensor, units_R: torch.Tensor) -> None:
+        self._owners_R = owners_R
+        self._units_R = units_R
+        self._values = units_R
+        self._ready: dict[tuple[int, torch.dtype, torch.device], torch.Tensor] = {}
 
-    def __init__(self, scales_B: torch.Tensor) -> None:
-        self._scales_B = scales_B
-        self._stretched: dict[tuple[int, torch.dtype, torch.device], torch.Tensor] = {}
+    def of(self, coefficients: torch.Tensor) -> torch.Tensor:
+        """Return the scale of each position for λ of shape (N,) or (B, N), in float64."""
+        return coefficients[..., self._owners_R] * self._units_R
 
-    def __rmul__(self, output_BTD: torch.Tensor) -> torch.Tensor:
-        """Scale the rows of a layer's output.
+    def set(self, coefficients: torch.Tensor) -> None:
+        """Use λ of shape (N,) for every row from now on, or of shape (B, N) one for each row."""
+        self._values, self._ready = self.of(coefficients), {}
+
+    def __call__(self, between: torch.Tensor, given: Sequence[int]) -> torch.Tensor:
+        """Return what factor A gave, of shape (rows, tokens, R), scaled. For one λ any (…, R) will do.
+
+        Args:
+            between: what factor A gave.
+            given: the shape of the layer's input, for the message.
 
         Raises:
-            SoupError: if the output is not (rows, tokens, features) or its rows are not k·B.
+            SoupError: if there is a λ for each row and `between` is not (k·B, tokens, R).
         """
-        rows, given = output_BTD.shape[0], len(self._scales_B)
-        if output_BTD.ndim != 3 or rows % given:
-            raise SoupError(
-                f"{given} preferences were given, one per row, but a layer was called on shape "
-                f"{tuple(output_BTD.shape)}; the batch must be padded (rows, tokens) with {given} rows or a multiple "
-                "of it. Models that flatten the batch need one set_preference call per preference."
-            )
-        dtype = torch.promote_types(output_BTD.dtype, torch.float32)
-        key = (rows, dtype, output_BTD.device)
-        if key not in self._stretched:
-            scales_B11 = self._scales_B.to(device=output_BTD.device, dtype=dtype)
-            self._stretched[key] = scales_B11.repeat_interleave(rows // given)[:, None, None]
-        return (output_BTD * self._stretched[key]).to(output_BTD.dtype)
+        values, ready = self._values, self._ready
+        rows = 0
+        if values.ndim == 2:
+            rows = len(between)
+            if between.ndim != 3 or rows % len(values):
+                raise SoupError(
+                    f"{len(values)} preferences were given, one per row, but a layer was called on shape "
+                    f"{tuple(given)}; the batch must be padded (rows, tokens) with {len(values)} rows or a multiple "
+                    "of it. Models that flatten the batch need one set_preference call per preference."
+                )
+        key = (rows, between.dtype, between.device)
+        if key not in ready:
+            stretched = values.repeat_interleave(rows // len(values), 0)[:, None] if rows else values
+            ready[key] = stretched.to(device=between.device, dtype=between.dtype)
+        return between * ready[key]
 
 
 class AdapterScales:
-    """The adapters of a soup inside one base model, all active, each scaled by its coefficient.
+    """The stacked adapter of a soup inside its base model, scaled by λ.
 
     Args:
-        model: a PEFT model that holds exactly the soup's adapters.
-        names: their names in the order of the backbones.
+        model: a PEFT model that holds the stacked adapter and no other.
+        modules: what was stacked.
+
+    Raises:
+        SoupError: if `model` and `modules` do not have the same layers, or one is of an unsupported type.
     """
 
-    def __init__(self, model: PeftModel, names: Sequence[str]) -> None:
+    def __init__(self, model: PeftModel, modules: Sequence[StackedModule]) -> None:
         self.model = model
-        self.names = tuple(names)
         self.layers = dict(_lora_layers(model))
-        self._units = [
-            (layer.scaling, name, float(layer.scaling[name]))
-            for layer in self.layers.values()
-            for name in self.names
-            if name in layer.scaling
-        ]
-        self._index = {name: j for j, name in enumerate(self.names)}
-        model.base_model.set_adapter(list(self.names), inference_mode=True)
+        if odd := sorted(self.layers.keys() ^ {module.name for module in modules}):
+            raise SoupError(
+                f"The adapters do not fit the base model: {odd[:3]} ({len(odd)} layers in all) are in only one of the "
+                "two. Check base_model."
+            )
+        shared: dict[tuple[Any, ...], RankScale] = {}
+        self._scales: dict[str, RankScale] = {}
+        for module in modules:
+            same = (*module.owners.tolist(), *module.units.tolist())
+            self._scales[module.name] = shared.setdefault(same, RankScale(module.owners, module.units))
+            _put_between(self.layers[module.name], self._scales[module.name])
+        self._shared = tuple(shared.values())
         model.requires_grad_(False)
         model.eval()
 
-    def set(self, coefficients_N: FloatArray) -> None:
-        """Make the whole model the soup of one λ, for every row."""
-        values = [float(value) for value in coefficients_N]
-        for scaling, name, unit in self._units:
-            scaling[name] = values[self._index[name]] * unit
+    def set(self, coefficients: FloatArray) -> None:
+        """Make the model the soup of λ of shape (N,), or with shape (B, N) another soup for each row."""
+        values = torch.tensor(coefficients, dtype=torch.float64, device="cpu")
+        for scale in self._shared:
+            scale.set(values)
 
-    def set_rows(self, coefficients_BN: FloatArray) -> None:
-        """Give every row of the coming batches its own λ."""
-        columns = torch.tensor(coefficients_BN, dtype=torch.float64).T
-        shared: dict[tuple[str, float], RowScale] = {}
-        for scaling, name, unit in self._units:
-            if (name, unit) not in shared:
-                shared[name, unit] = RowScale(columns[self._index[name]] * unit)
-            scaling[name] = shared[name, unit]
-
-    def delta(self, layer: LoraLayer, coefficients_N: FloatArray) -> torch.Tensor:
+    def delta(self, name: str, coefficients_N: FloatArray) -> torch.Tensor:
         """Return Σ_j λ_j ΔW_j of one layer in float32, in the layout of its weight."""
-        total = torch.zeros_like(layer.get_base_layer().weight, dtype=torch.float32)
-        kept = dict(layer.scaling)
-        try:
-            for name, coefficient in zip(self.names, coefficients_N, strict=True):
-                if name in kept:
-                    layer.set_scale(name, 1.0)
-                    total.add_(layer.get_delta_weight(name).float(), alpha=float(coefficient))
-        finally:
-            layer.scaling.update(kept)
-        return total
+        layer = self.layers[name]
+        factor_A, factor_B, transposed = _factors(layer)
+        scale_R = self._scales[name].of(torch.tensor(coefficients_N, dtype=torch.float64))
+        product = (factor_B.float() * scale_R.to(factor_B.device, torch.float32)) @ factor_A.float()
+        return product.T if transposed else product
 
     def base_bytes(self) -> int:
         """Return the bytes of the base model's own parameters and buffers, tied ones once."""
         state = self.model.base_model.model.state_dict()
         sizes = {tensor.data_ptr(): tensor.nbytes for name, tensor in state.items() if ".lora_" not in name}
         return sum(sizes.values())
-
-    def check_fit(self, adapters: Sequence[Adapter]) -> None:
-        """Check that each adapter changes, in this model, exactly the layers that its file holds.
-
-        Raises:
-            SoupError: naming layers that only one of the two has.
-        """
-        for name, adapter in zip(self.names, adapters, strict=True):
-            here = {module for module, layer in self.layers.items() if name in layer.scaling}
-            if here != set(adapter.modules):
-                odd = sorted(here ^ set(adapter.modules))
-                raise SoupError(
-                    f"The adapter {adapter.folder} does not fit the base model: of its layers and the model's, "
-                    f"{odd[:3]} ({len(odd)} in all) are in only one of the two. Check base_model."
-                )
 
 
 def _lora_layers(model: PeftModel) -> Iterator[tuple[str, Any]]:
@@ -142,3 +139,21 @@ def _lora_layers(model: PeftModel) -> Iterator[tuple[str, Any]]:
                 "unquantized model are supported. Load the base model unquantized."
             )
         yield name, module
+
+
+def _put_between(layer: LoraLayer, scale: RankScale) -> None:
+    """Multiply what factor A gives by `scale` before factor B sees it."""
+    for factor_A in layer.lora_A.values():
+        factor_A.register_forward_hook(lambda module, given, output: scale(output, given[0].shape))
+    if layer.lora_embedding_A:
+        embed = layer._embed  # the one place where PEFT's embedding layers apply factor A
+        layer._embed = lambda tokens, *args, **kwargs: scale(embed(tokens, *args, **kwargs), tokens.shape)
+
+
+def _factors(layer: LoraLayer) -> tuple[torch.Tensor, torch.Tensor, bool]:
+    """Return A of shape (R, in), B of shape (out, R), and whether the layer's weight is (in, out)."""
+    if layer.lora_embedding_A:
+        (factor_A,), (factor_B,) = layer.lora_embedding_A.values(), layer.lora_embedding_B.values()
+        return factor_A, factor_B, True
+    (linear_A,), (linear_B,) = layer.lora_A.values(), layer.lora_B.values()
+    return linear_A.weight, linear_B.weight, layer.fan_in_fan_out
