@@ -343,6 +343,37 @@ class TestPreference:
         with pytest.raises(WeightsError, match="preference"):
             manifest.preference(preference)
 
+    @pytest.mark.parametrize(
+        ("preset", "expected"),
+        [("equal", [0.5, 0.5]), ("helpful", [1.0, 0.0]), ("harmless", [0.0, 1.0]), ("cautious", [0.1, 0.9])],
+    )
+    def test_by_the_name_of_a_preset(self, manifest, preset, expected):
+        manifest = manifest.with_preset("cautious", {"harmless": 0.9, "helpful": 0.1})
+        np.testing.assert_array_equal(manifest.preference(preset), expected)
+
+    def test_an_unknown_preset_names_the_known(self, manifest):
+        manifest = manifest.with_preset("cautious", [0.1, 0.9])
+        known = r"\['equal', 'helpful', 'harmless', 'cautious'\]"
+        with pytest.raises(WeightsError, match=rf"Unknown preset 'Cautious'; this soup has {known}"):
+            manifest.preference("Cautious")
+
+    def test_presets_are_kept_in_the_file(self, manifest, tmp_path):
+        manifest.with_preset("cautious", "harmless").save(tmp_path)
+        assert SoupManifest.load(tmp_path).presets == {"cautious": {"helpful": 0.0, "harmless": 1.0}}
+        assert manifest.presets == {}
+
+    @pytest.mark.parametrize("name", ["equal", "helpful", "", "two\nlines"])
+    def test_names_that_a_preset_may_not_have(self, manifest, name):
+        with pytest.raises(ManifestError, match="cannot be added"):
+            manifest.with_preset(name, [0.5, 0.5])
+
+    def test_a_preset_off_the_simplex_is_refused(self, manifest, tmp_path):
+        with pytest.raises(WeightsError, match="sum to 1"):
+            manifest.with_preset("much", [0.9, 0.9])
+        write(tmp_path, {**valid_data(), "presets": {"much": {"objective 0": 0.9}}})
+        with pytest.raises(ManifestError, match="sum to 1"):
+            SoupManifest.load(tmp_path)
+
     def test_coefficients_by_name_and_position_agree(self, manifest):
         expected = [1.75, -0.75]
         np.testing.assert_allclose(manifest.coefficients([1.0, 0.0]), expected, atol=1e-12)

@@ -25,7 +25,10 @@ FILE_NAME = "soup.json"
 MAX_BYTES = 1_000_000
 """A soup.json of more than a megabyte is not one of ours."""
 
-Preference = Mapping[str, float] | Sequence[float] | ArrayLike
+EQUAL = "equal"
+"""The preset that weighs every objective alike; every soup has it, and one for each objective by its name."""
+
+Preference = str | Mapping[str, float] | Sequence[float] | ArrayLike
 
 __all__ = ["Backbone", "BaseModelRef", "Objective", "Preference", "ScoreStatistics", "SoupManifest"]
 
@@ -83,6 +86,8 @@ class SoupManifest(_Record):
     objectives: Annotated[tuple[Objective, ...], Field(min_length=2)]
     combination_weights: tuple[tuple[float, ...], ...]
     backbones: tuple[Backbone, ...]
+    presets: dict[_Name, dict[str, float]] = {}
+    """Named preferences, each by objective name; see `with_preset`."""
     training: dict[str, bool | int | float | str | None] = {}
     """The trainer settings that differ between recipes, for people to read."""
     versions: dict[str, str] = {}
@@ -108,6 +113,10 @@ class SoupManifest(_Record):
                 f"{len(names)} objectives, {len(self.backbones)} backbones and {weights.shape} combination weights "
                 "do not fit together: there is one column and one backbone for each objective"
             )
+        for preset, preference in self.presets.items():
+            if preset in (EQUAL, *names):
+                raise ValueError(f"a preset may not be called {preset!r}, which every soup has already")
+            self.preference(preference)
         return self
 
     @property
@@ -121,14 +130,18 @@ class SoupManifest(_Record):
         return np.array(self.combination_weights, dtype=np.float64)
 
     def preference(self, preference: Preference) -> FloatArray:
-        """Return μ as an array, from numbers in the order of the objectives or from a dict by name.
+        """Return μ as an array, from numbers in the order of the objectives, a dict by name, or a preset.
 
         Args:
-            preference: shape (N,) or (K, N), or a mapping in which missing objectives count as 0.
+            preference: shape (N,) or (K, N); a mapping in which missing objectives count as 0; or the name
+                of a preset. Besides those in `presets`, the name of an objective puts all weight on it,
+                and "equal" weighs all alike.
 
         Raises:
             WeightsError: for an unknown name or a preference off the simplex.
         """
+        if isinstance(preference, str):
+            preference = self._preset(preference)
         if isinstance(preference, Mapping):
             unknown = set(preference) - set(self.objective_names)
             if unknown:
@@ -142,6 +155,20 @@ class SoupManifest(_Record):
     def coefficients(self, preference: Preference, extrapolation: float | Sequence[float] = 0.0) -> FloatArray:
         """Return the merging coefficients λ of a preference; see `trl_bonesoup.merging_coefficients`."""
         return merging_coefficients(self.weights, self.preference(preference), extrapolation)
+
+    def with_preset(self, name: str, preference: Preference) -> SoupManifest:
+        """Return the same record with a named preference added or changed; `save` it to keep it.
+
+        Raises:
+            WeightsError: for a preference off the simplex.
+            ManifestError: for a name that is not allowed.
+        """
+        mu_N = self.preference(preference)
+        named = dict(zip(self.objective_names, mu_N.tolist(), strict=True))
+        try:
+            return self.model_validate({**self.model_dump(), "presets": {**self.presets, name: named}})
+        except ValidationError as error:
+            raise ManifestError(f"The preset {name!r} cannot be added: {_problems(error)}.") from error
 
     def save(self, folder: str | Path) -> Path:
         """Write soup.json into `folder`, completely or not at all, and return its path."""
@@ -183,7 +210,22 @@ class SoupManifest(_Record):
         try:
             return cls.model_validate(data)
         except ValidationError as error:
-            problems = "; ".join(
-                f"{'.'.join(map(str, item['loc'])) or 'soup'}: {item['msg']}" for item in error.errors()
-            )
-            raise ManifestError(f"{file} is not a valid {FILE_NAME}: {problems.rstrip('.')}.") from error
+            raise ManifestError(f"{file} is not a valid {FILE_NAME}: {_problems(error)}.") from error
+
+    def _preset(self, name: str) -> Mapping[str, float]:
+        names = self.objective_names
+        if name in names:
+            return {name: 1.0}
+        if name == EQUAL:
+            return dict.fromkeys(names, 1.0 / len(names))
+        if name in self.presets:
+            return self.presets[name]
+        raise WeightsError(
+            f"Unknown preset {name!r}; this soup has {[EQUAL, *names, *self.presets]}. A preference of your own is a "
+            "list of numbers or a dict by objective name."
+        )
+
+
+def _problems(error: ValidationError) -> str:
+    text = "; ".join(f"{'.'.join(map(str, item['loc'])) or 'soup'}: {item['msg']}" for item in error.errors())
+    return text.rstrip(".")

@@ -111,6 +111,14 @@ def test_merge_prints_a_recipe(run: Path, capsys: pytest.CaptureFixture) -> None
     assert recipe["parameters"] == {"beta": 0.8, "extrapolation": 0.2}
 
 
+def test_a_preference_may_be_the_name_of_a_preset(run: Path, capsys: pytest.CaptureFixture) -> None:
+    assert main(["merge", str(run), "--preference", "seven", "--print-yaml"]) == 0
+    recipe = yaml.safe_load(capsys.readouterr().out)
+    assert [model["parameters"]["preference"] for model in recipe["models"]] == [0.0, 1.0]
+    assert main(["merge", str(run), "--preference", "eight", "--print-yaml"]) == 2
+    assert "Unknown preset 'eight'; this soup has ['equal', 'five', 'seven']" in capsys.readouterr().err
+
+
 def test_sweep_writes_every_point(run: Path, tmp_path: Path) -> None:
     assert main(["sweep", str(run), str(tmp_path), "--grid", "0.5"]) == 0
     assert names_in(tmp_path) == {"mu-1.00-0.00", "mu-0.50-0.50", "mu-0.00-1.00"}

@@ -68,6 +68,12 @@ class TestSetPreference:
         soup.set_preference([0.9, 0.1])
         assert not torch.allclose(named, soup.model(**batch).logits, atol=1e-2)
 
+    def test_by_the_name_of_a_preset(self, soup, batch) -> None:
+        np.testing.assert_allclose(soup.set_preference("objective1"), [-0.75, 1.75], atol=1e-12)
+        assert soup.preference.tolist() == [0.0, 1.0]
+        with soup.preferences(["objective0", "equal", [0.25, 0.75]]):
+            assert soup.preference.tolist() == [[1.0, 0.0], [0.5, 0.5], [0.25, 0.75]]
+
     def test_neighbouring_preferences_give_different_weights(self, soup, batch) -> None:
         soup.set_preference([0.6, 0.4])
         first = soup.model(**batch).logits
@@ -307,14 +313,13 @@ class TestFull:
 
 class TestFromPretrained:
     def test_backbones_of_different_bases_are_refused_showing_both(self, tmp_path) -> None:
-        folder = adapter_soup(tmp_path, [{}]) if False else tmp_path
-        first, second = (save_base(tiny_llama(seed=seed), folder / f"base{seed}") for seed in (0, 1))
-        save_adapter(first, folder / "backbone0", 1)
-        save_adapter(second, folder / "backbone1", 2)
-        write_manifest(folder, ["backbone0", "backbone1"], base="base0")
+        first, second = (save_base(tiny_llama(seed=seed), tmp_path / f"base{seed}") for seed in (0, 1))
+        save_adapter(first, tmp_path / "backbone0", 1)
+        save_adapter(second, tmp_path / "backbone1", 2)
+        write_manifest(tmp_path, ["backbone0", "backbone1"], base="base0")
         with pytest.raises(SoupError, match=r"base0.*base1.*base_model="):
-            BoneSoup.from_pretrained(folder)
-        assert BoneSoup.from_pretrained(folder, base_model=second).coefficients.tolist() == [0.5, 0.5]
+            BoneSoup.from_pretrained(tmp_path)
+        assert BoneSoup.from_pretrained(tmp_path, base_model=second).coefficients.tolist() == [0.5, 0.5]
 
     def test_an_adapter_of_another_architecture_is_refused(self, tmp_path) -> None:
         folder = adapter_soup(tmp_path, [{}, {}])

@@ -76,7 +76,8 @@ def add_preference(parser: argparse.ArgumentParser, *, required: bool) -> None:
         "--preference",
         metavar="MU",
         required=required,
-        help="helpful=0.7,harmless=0.3, or 0.7,0.3 in the order of the objectives; sums to 1",
+        help="helpful=0.7,harmless=0.3, or 0.7,0.3 in the order of the objectives, which sum to 1; or a preset: "
+        "the name of an objective (all weight on it), equal, or one that soup.json names",
     )
     add_extrapolation(parser)
 
@@ -103,7 +104,7 @@ def add_grid(parser: argparse.ArgumentParser) -> None:
 
 
 def parse_preference(text: Any, manifest: SoupManifest) -> Any:
-    """Return μ, shape (N,), from "name=share,…", "share,…", or a YAML mapping or list."""
+    """Return μ, shape (N,), from "name=share,…", "share,…", the name of a preset, or a YAML mapping or list."""
     if isinstance(text, (dict, list)):
         return manifest.preference(text)
     parts = [part.strip() for part in str(text).split(",") if part.strip()]
@@ -113,6 +114,8 @@ def parse_preference(text: Any, manifest: SoupManifest) -> Any:
             name, _, share = part.rpartition("=")
             named[name.strip()] = _number(share, f"--preference {text}")
         return manifest.preference(named)
+    if len(parts) == 1 and not _is_number(parts[0]):
+        return manifest.preference(parts[0])
     return manifest.preference([_number(part, f"--preference {text}") for part in parts])
 
 
@@ -224,6 +227,14 @@ def show_warnings_plainly() -> None:
     import warnings
 
     warnings.formatwarning = lambda message, category, *_args, **_kwargs: f"bonesoup: warning: {message}\n"
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _number(text: Any, where: str) -> float:

@@ -139,7 +139,8 @@ class BoneSoup:
         """Make the model, in place, the soup of a preference and return its λ of shape (N,).
 
         Args:
-            preference: μ in the order of the objectives, or a dict by objective name.
+            preference: μ in the order of the objectives, a dict by objective name, or a preset by name:
+                an objective, "equal", or one of `manifest.presets`.
             extrapolation: α, see `trl_bonesoup.merging_coefficients`.
         """
         mu_N = self.manifest.preference(preference)
@@ -167,7 +168,7 @@ class BoneSoup:
         `num_return_sequences`. What was set before comes back at the end, also after an exception.
 
         Args:
-            preference_BN: μ of each row, shape (B, N), or B dicts by objective name.
+            preference_BN: μ of each row, shape (B, N), or B preferences as for `set_preference`.
             extrapolation: α, the same for every row.
 
         Yields:
