@@ -155,7 +155,7 @@ def test_rewards_of_a_soup_are_not_run_unless_named(run: Path, work: Path, capsy
     [
         (["merge", "RUN", "out", "--preference", "five=0.9"], "must sum to 1"),
         (["merge", "RUN", "out", "--preference", "five=0.9,six=0.1"], "six"),
-        (["merge", "RUN", "out", "--preference", "a lot"], "is not a number"),
+        (["merge", "RUN", "out", "--preference", "0.5,a lot"], "is not a number"),
         (["merge", "RUN", "--preference", "0.5,0.5"], "OUT is missing"),
         (["merge", "no-such-folder", "out", "--preference", "0.5,0.5"], "no-such-folder"),
         (["sweep", "RUN", "out", "--grid", "0.3"], "divide 1 evenly"),
