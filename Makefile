@@ -23,7 +23,7 @@ UNGUARDED    := import sys, pytest; from trl_bonesoup.training import upstream; 
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-upstream lint format clean
+.PHONY: help demo test test-upstream test-mergekit bench-startup lint format clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -55,6 +55,12 @@ test-upstream: ## Run the contract and trainer tests against the newest TRL, PEF
 	@$(UPSTREAM)/bin/python -m pytest -q $(CONTRACTS)
 	@echo "== the trainer, with the guard on TRL's version lifted"
 	@$(UPSTREAM)/bin/python -c '$(UNGUARDED)' -q tests/training --deselect tests/training/test_upstream.py $(PYTEST_ARGS)
+
+test-mergekit: $(VENV)/.dev-installed ## Run mergekit's own tests with the plugin and without it
+	@$(BIN)/python tests/mergekit/run_upstream_tests.py $(PYTEST_ARGS)
+
+bench-startup: ## Time the start of an interpreter with the start-up file and without it
+	@$(PYTHON) benchmarks/startup/run.py
 
 lint: $(VENV)/.dev-installed ## Run ruff, mypy and import-linter
 	@echo "== ruff check"
