@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM
 from trl_bonesoup import Front, SoupManifest
 from trl_bonesoup.cli import main
 
-COMMANDS = ("demo", "seek", "merge", "sweep", "evaluate", "plot", "card")
+COMMANDS = ("demo", "seek", "merge", "sweep", "to-full", "evaluate", "plot", "card")
 REWARDS = """
 from trl_bonesoup.rewards.protocol import completion_texts
 def says(word):
@@ -97,6 +97,28 @@ def test_merge_writes_an_adapter_and_a_checkpoint(run: Path, tmp_path: Path, cap
     AutoModelForCausalLM.from_pretrained(tmp_path / "full")
     assert main(["merge", str(run), str(tmp_path / "full"), "--preference", "0.5,0.5", "--full"]) == 2
     assert str(tmp_path / "full") in capsys.readouterr().err
+
+
+def test_merge_compresses_and_says_what_that_loses(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    arguments = ["merge", str(run), str(tmp_path / "out"), "--preference", "0.9,0.1", "--rank"]
+    assert main([*arguments, "0"]) == 2
+    assert "The rank of an adapter is a whole number from 1; got 0" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+    assert main([*arguments, "2"]) == 0
+    error = json.loads((tmp_path / "out" / "soup_export.json").read_text())["compression_error"]
+    assert f"Compressing it to rank 2 loses {error:.2%} of the soup's effect." in capsys.readouterr().out
+    assert json.loads((tmp_path / "out" / "adapter_config.json").read_text())["r"] == 2
+
+
+def test_to_full_merges_every_backbone(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    assert main(["to-full", str(run), str(tmp_path / "full"), "--dtype", "bfloat16"]) == 0
+    shown = capsys.readouterr().out
+    assert "five: rounding to its dtype loses" in shown
+    assert f"Wrote 2 full checkpoints and their soup.json to {tmp_path / 'full'}." in shown
+    assert {backbone.kind for backbone in SoupManifest.load(tmp_path / "full").backbones} == {"full"}
+    assert main(["merge", str(tmp_path / "full"), str(tmp_path / "out"), "--preference", "0.9,0.1"]) == 0
+    assert main(["to-full", str(tmp_path / "full"), str(tmp_path / "again")]) == 2
+    assert "full checkpoints already" in capsys.readouterr().err
 
 
 def names_in(folder: Path) -> set[str]:

@@ -1,4 +1,4 @@
-"""What is refused in adapter space: by name, and with what to do instead."""
+"""Adapter files that are broken, cut short or do not belong together; for features see test_feature_table.py."""
 
 import json
 import shutil
@@ -22,44 +22,6 @@ def adapter(two_adapters: Path, tmp_path: Path) -> Path:
 def change(adapter: Path, **settings: Any) -> None:
     file = adapter / "adapter_config.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), **settings}))
-
-
-REFUSED = {
-    "DoRA": {"use_dora": True},
-    "lora_bias": {"lora_bias": True},
-    "bias='all'": {"bias": "all"},
-    "modules_to_save": {"modules_to_save": ["lm_head"]},
-    "trainable tokens": {"trainable_token_indices": [3]},
-    "target_parameters": {"target_parameters": ["mlp.experts.gate_up_proj"]},
-    "layer_replication": {"layer_replication": [[0, 2], [1, 2]]},
-    "init_lora_weights='pissa'": {"init_lora_weights": "pissa"},
-    "init_lora_weights='pissa_niter_4'": {"init_lora_weights": "pissa_niter_4"},
-    "init_lora_weights='olora'": {"init_lora_weights": "olora"},
-    "LoRA variant alora_invocation_tokens": {"alora_invocation_tokens": [1]},
-    "type 'IA3'": {"peft_type": "IA3"},
-}
-
-
-@pytest.mark.parametrize("name", REFUSED)
-def test_refused_by_name_with_what_to_do(adapter: Path, name: str) -> None:
-    change(adapter, **REFUSED[name])
-    with pytest.raises(SoupError, match=rf"(?s){name}.*full checkpoint"):
-        read_adapter(adapter)
-
-
-@pytest.mark.parametrize("init", [True, False, "gaussian", "eva", "orthogonal"])
-def test_inits_that_leave_the_base_alone_are_accepted(adapter: Path, init: Any) -> None:
-    change(adapter, init_lora_weights=init)
-    assert len(read_adapter(adapter).modules) == 12
-
-
-def test_real_dora_and_modules_to_save_are_refused(two_adapters: Path, tmp_path: Path) -> None:
-    dora = save_adapter(two_adapters / "base", tmp_path / "dora", 1, use_dora=True)
-    with pytest.raises(SoupError, match="DoRA"):
-        read_adapter(dora)
-    whole = save_adapter(two_adapters / "base", tmp_path / "whole", 1, modules_to_save=["lm_head"])
-    with pytest.raises(SoupError, match="modules_to_save"):
-        read_adapter(whole)
 
 
 def test_pickled_weights_are_never_read(adapter: Path) -> None:

@@ -15,6 +15,8 @@ from transformers import (
     GPT2LMHeadModel,
     LlamaConfig,
     LlamaForCausalLM,
+    MixtralConfig,
+    MixtralForCausalLM,
     PreTrainedTokenizerFast,
 )
 
@@ -40,7 +42,9 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
     return tokenizer
 
 
-def tiny_llama(*, tied: bool = False, dtype: torch.dtype = torch.float32, seed: int = 0) -> LlamaForCausalLM:
+def tiny_llama(
+    *, tied: bool = False, biased: bool = False, dtype: torch.dtype = torch.float32, seed: int = 0
+) -> LlamaForCausalLM:
     torch.manual_seed(seed)
     config = LlamaConfig(
         vocab_size=VOCABULARY,
@@ -51,6 +55,8 @@ def tiny_llama(*, tied: bool = False, dtype: torch.dtype = torch.float32, seed: 
         num_key_value_heads=1,
         max_position_embeddings=64,
         tie_word_embeddings=tied,
+        attention_bias=biased,
+        mlp_bias=biased,
         pad_token_id=0,
         eos_token_id=1,
         bos_token_id=1,
@@ -75,6 +81,25 @@ def tiny_gpt2(seed: int = 0) -> GPT2LMHeadModel:
     return GPT2LMHeadModel(config)
 
 
+def tiny_mixtral() -> MixtralForCausalLM:
+    torch.manual_seed(0)
+    config = MixtralConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        num_local_experts=4,
+        num_experts_per_tok=2,
+        pad_token_id=0,
+        eos_token_id=1,
+        bos_token_id=1,
+        initializer_range=0.3,
+    )
+    return MixtralForCausalLM(config)
+
+
 def save_base(model: Any, folder: Path) -> Path:
     model.generation_config.repetition_penalty = 1.25
     model.save_pretrained(folder)
@@ -82,13 +107,14 @@ def save_base(model: Any, folder: Path) -> Path:
     return folder
 
 
-def save_adapter(base: Path, folder: Path, seed: int, **options: Any) -> Path:
-    """Save a LoRA adapter whose factors are all random: B is not zero, so that every scale shows."""
-    settings = {"r": 4, "lora_alpha": 8, "target_modules": LINEAR, "task_type": "CAUSAL_LM", **options}
-    model = get_peft_model(AutoModelForCausalLM.from_pretrained(base), LoraConfig(**settings))
+def save_adapter(base: Path, folder: Path, seed: int, method: Any = LoraConfig, **options: Any) -> Path:
+    """Save an adapter whose trained tensors are all random: B is not zero, so that every scale shows."""
+    lora = {"r": 4, "lora_alpha": 8, "target_modules": LINEAR} if method is LoraConfig else {}
+    config = method(**{**lora, "task_type": "CAUSAL_LM", **options})
+    model = get_peft_model(AutoModelForCausalLM.from_pretrained(base), config)
     generator = torch.Generator().manual_seed(seed)
-    for name, parameter in model.named_parameters():
-        if "lora_" in name:
+    for parameter in model.parameters():
+        if parameter.requires_grad:
             parameter.data = 0.2 * torch.randn(parameter.shape, generator=generator)
     model.save_pretrained(folder)
     return folder

@@ -10,11 +10,11 @@ import sys
 from collections.abc import Sequence
 
 from trl_bonesoup import __version__
-from trl_bonesoup.cli import card, demo, evaluate, merge, plot, seek, sweep
+from trl_bonesoup.cli import card, demo, evaluate, merge, plot, seek, sweep, to_full
 from trl_bonesoup.cli.options import apply_config
 from trl_bonesoup.errors import BoneSoupError
 
-_COMMANDS = (demo, seek, merge, sweep, evaluate, plot, card)
+_COMMANDS = (demo, seek, merge, sweep, to_full, evaluate, plot, card)
 
 _DESCRIPTION = """\
 Train a few backbones once, then serve every balance of competing rewards.
@@ -23,6 +23,7 @@ Train a few backbones once, then serve every balance of competing rewards.
   bonesoup seek --config seek.yml                      train the backbones, write soup.json
   bonesoup merge run out --preference helpful=0.7,harmless=0.3
   bonesoup sweep run soups --grid 0.1                  all preferences of a grid in one pass
+  bonesoup to-full run run-full                        full backbones, of adapters that cannot be mixed
   bonesoup evaluate run --prompts prompts.txt --out front.json
   bonesoup plot front.json front.png
   bonesoup card run out --preference helpful=0.7,harmless=0.3 --front front.json

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from safetensors import SafetensorError, safe_open
 
 from trl_bonesoup.errors import SoupError
+from trl_bonesoup.soup.features import MERGE_FIRST, check_adds_up
 
 if TYPE_CHECKING:
     import torch
@@ -28,24 +28,7 @@ _FACTORS = {
 }
 _BASE_COPY = ".base_layer.weight"
 
-_MERGE_FIRST = (
-    "Merge each backbone into a full checkpoint (PeftModel.merge_and_unload, then save_pretrained) "
-    "and make a soup of kind 'full'."
-)
-_UNSUPPORTED = {
-    "use_dora": "DoRA, whose magnitudes do not add up",
-    "lora_bias": "lora_bias, a bias outside the low-rank product",
-    "modules_to_save": "modules_to_save, whole modules trained beside the low-rank product",
-    "trainable_token_indices": "trainable tokens",
-    "target_parameters": "target_parameters, LoRA on bare parameters",
-    "layer_replication": "layer_replication, which changes the model's depth",
-    "ensure_weight_tying": "ensure_weight_tying, factors shared between layers",
-    "use_qalora": "QA-LoRA",
-    "megatron_config": "Megatron layers",
-}
-_SAFE_INITS = (True, False, "gaussian", "eva", "orthogonal")
-
-__all__ = ["Adapter", "LoraModule", "check_same_base", "read_adapter"]
+__all__ = ["Adapter", "LoraModule", "check_same_base", "read_adapter", "read_config", "read_shapes"]
 
 
 @dataclass(frozen=True)
@@ -87,6 +70,14 @@ class Adapter:
             return {key: file.get_tensor(key) for key in keys}
 
 
+class _NamesItsBase(Protocol):
+    @property
+    def folder(self) -> Path: ...
+
+    @property
+    def base_model(self) -> str | None: ...
+
+
 def read_adapter(folder: Path) -> Adapter:
     """Read the header of an adapter and check that scaling its deltas is all that merging takes.
 
@@ -95,9 +86,9 @@ def read_adapter(folder: Path) -> Adapter:
     Raises:
         SoupError: naming the feature that is not, with what to do instead.
     """
-    config = _read_config(folder)
-    _check_config(config, folder)
-    shapes = _read_shapes(folder)
+    config = read_config(folder)
+    check_adds_up(config, folder)
+    shapes = read_shapes(folder)
     factors: dict[str, dict[str, str]] = {}
     copies, strangers = {}, []
     for key in shapes:
@@ -111,7 +102,7 @@ def read_adapter(folder: Path) -> Adapter:
     if strangers:
         raise SoupError(
             f"The adapter {folder} stores {strangers[:3]}, which is not a LoRA factor (a resized vocabulary or "
-            f"retrained modules?) and cannot be scaled by a preference. {_MERGE_FIRST}"
+            f"retrained modules?) and cannot be scaled by a preference. {MERGE_FIRST}"
         )
     if not factors or any(set(pair) != {"A", "B"} for pair in factors.values()):
         raise SoupError(f"The adapter {folder} needs a LoRA factor A and B for each layer; got {sorted(shapes)[:4]}.")
@@ -119,7 +110,7 @@ def read_adapter(folder: Path) -> Adapter:
     return Adapter(folder, config, modules, copies)
 
 
-def check_same_base(adapters: Sequence[Adapter]) -> None:
+def check_same_base(adapters: Iterable[_NamesItsBase]) -> None:
     """Check that all adapters name the same base model.
 
     Raises:
@@ -134,7 +125,12 @@ def check_same_base(adapters: Sequence[Adapter]) -> None:
         )
 
 
-def _read_config(folder: Path) -> dict[str, Any]:
+def read_config(folder: Path) -> dict[str, Any]:
+    """Read the adapter_config.json of an adapter whose weights are in safetensors.
+
+    Raises:
+        SoupError: if either file is missing or invalid.
+    """
     file = folder / CONFIG_FILE
     if not file.is_file():
         raise SoupError(f"{folder} is no PEFT adapter: it has no {CONFIG_FILE}. Check the paths in soup.json.")
@@ -147,28 +143,17 @@ def _read_config(folder: Path) -> dict[str, Any]:
         config = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
         raise SoupError(f"{file} is not valid JSON: {error}.") from error
-    if not isinstance(config, dict) or config.get("peft_type") != "LORA":
-        kind = config.get("peft_type") if isinstance(config, dict) else None
-        raise SoupError(f"The adapter {folder} is of type {kind!r}; only LoRA adapters add up. {_MERGE_FIRST}")
+    if not isinstance(config, dict) or not isinstance(config.get("peft_type"), str):
+        raise SoupError(f"{file} is not the configuration of an adapter: it names no peft_type.")
     return config
 
 
-def _check_config(config: dict[str, Any], folder: Path) -> None:
-    from peft import LoraConfig
+def read_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of an adapter's tensors by key.
 
-    found = [what for field, what in _UNSUPPORTED.items() if config.get(field)]
-    if config.get("bias", "none") != "none":
-        found.append(f"bias={config['bias']!r}, trained biases")
-    if config.get("init_lora_weights", True) not in _SAFE_INITS:
-        found.append(f"init_lora_weights={config['init_lora_weights']!r}, which changes the base weights")
-    for field in dataclasses.fields(LoraConfig):
-        if field.metadata.get("is_lora_variant") and field.name not in _UNSUPPORTED and config.get(field.name):
-            found.append(f"the LoRA variant {field.name}")
-    if found:
-        raise SoupError(f"The adapter {folder} uses {'; '.join(found)}: no exact soup in adapter space. {_MERGE_FIRST}")
-
-
-def _read_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
+    Raises:
+        SoupError: if the file is cut short.
+    """
     try:
         with safe_open(folder / WEIGHTS_FILE, framework="pt") as file:
             return {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
@@ -201,7 +186,7 @@ def _lora_module(
     if len(shape_A) != 2 or len(shape_B) != 2:
         raise SoupError(
             f"The adapter {folder} adapts {name} with factors of shapes {shape_A} and {shape_B}; only linear and "
-            f"embedding layers (two axes) are supported. {_MERGE_FIRST}"
+            f"embedding layers (two axes) are supported. {MERGE_FIRST}"
         )
     if not shape_A[0] == shape_B[1] == rank:
         raise SoupError(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from trl_bonesoup.errors import SoupError
+from trl_bonesoup.errors import ConfigurationError, SoupError
 from trl_bonesoup.manifest import Preference
 from trl_bonesoup.soup.adapters import check_same_base, read_adapter
 from trl_bonesoup.soup.combine import StackedAdapters, stack_adapters
@@ -105,13 +105,15 @@ def merge(
     """
     source = open_soup(path, base_model=base_model, revision=revision)
     check_rank(rank, full=full or source.kind == "full")
+    dtype = as_dtype(dtype)
     coefficients = source.manifest.coefficients(preference, extrapolation)
     check_target(out, overwrite=overwrite, inputs=source.inputs())
     if source.kind == "adapter" and full:
-        return save_soup(BoneSoup.from_source(source, dtype=dtype), coefficients, out, full=True, overwrite=overwrite)
+        soup = BoneSoup.from_source(source)
+        return save_soup(soup, coefficients, out, full=True, overwrite=overwrite, dtype=dtype)
     if source.kind == "adapter":
         return _save_adapter(source, coefficients, out, rank, overwrite)
-    return _save_streamed(source, coefficients, out, overwrite, as_dtype(dtype))
+    return _save_streamed(source, coefficients, out, overwrite, dtype)
 
 
 def save_soup(
@@ -193,10 +195,18 @@ def record_dtype(folder: Path, dtype: torch.dtype | None) -> None:
 
 
 def as_dtype(dtype: Any) -> torch.dtype | None:
-    """Return a torch dtype from itself, from its name, or None."""
-    import torch
+    """Return a torch dtype from itself, from its name, or None.
 
-    return getattr(torch, dtype) if isinstance(dtype, str) else dtype
+    Raises:
+        ConfigurationError: if it is not one that checkpoints of language models have.
+    """
+    from trl_bonesoup.soup.ingredients import TORCH_DTYPES
+
+    names = {str(allowed).removeprefix("torch."): allowed for allowed in TORCH_DTYPES.values()}
+    found = names.get(dtype) if isinstance(dtype, str) else dtype
+    if dtype is not None and found not in names.values():
+        raise ConfigurationError(f"The dtype of a checkpoint is one of {', '.join(names)}; got {dtype!r}.")
+    return found
 
 
 def _save_adapter(

@@ -7,7 +7,7 @@ from collections import Counter
 import torch
 
 from trl_bonesoup.errors import SoupError
-from trl_bonesoup.soup.rounding import RoundingMeter
+from trl_bonesoup.soup.rounding import Rounder
 from trl_bonesoup.soup.scales import AdapterScales
 from trl_bonesoup.weights import FloatArray
 
@@ -31,25 +31,15 @@ def merged_state(
     """
     state = scales.model.base_model.model.state_dict()
     _check_untied(scales, state)
-    meter = RoundingMeter()
-    for name, layer in scales.layers.items():
-        weight_name = f"{name}.base_layer.weight"
-        weight = state[weight_name]
-        exact = weight.float() + scales.delta(layer, coefficients_N)
-        rounded = exact.to(dtype or weight.dtype)
-        if not torch.isfinite(rounded).all():
-            raise SoupError(
-                f"The soup's {name}.weight contains NaN or exceeds the range of {rounded.dtype}: an adapter or the "
-                "base model is broken, or the checkpoint needs dtype=torch.float32."
-            )
-        meter.add(rounded, exact, weight)
-        state[weight_name] = rounded
-    plain = {
-        name.replace(".base_layer.", "."): _cast(tensor, dtype)
-        for name, tensor in state.items()
-        if ".lora_" not in name
-    }
-    return plain, meter.share
+    rounder, merged = Rounder("the soup", dtype), {}
+    for name, weight in state.items():
+        if ".lora_" in name:
+            continue
+        layer = name.removesuffix(".base_layer.weight")
+        exact = weight.float() + scales.delta(layer, coefficients_N) if layer in scales.layers else weight
+        plain = name.replace(".base_layer.", ".")
+        merged[plain] = rounder.cast(plain, exact, weight)
+    return merged, rounder.loss
 
 
 def _check_untied(scales: AdapterScales, state: dict[str, torch.Tensor]) -> None:
@@ -58,9 +48,6 @@ def _check_untied(scales: AdapterScales, state: dict[str, torch.Tensor]) -> None
         if holders[state[f"{name}.base_layer.weight"].data_ptr()] > 1:
             raise SoupError(
                 f"{name} has an adapter and shares its weight with another layer that has none (tied embeddings), so "
-                "no full checkpoint of this architecture holds the soup. Save it as an adapter (full=False)."
+                "no full checkpoint of this architecture holds the soup. Save it as an adapter (full=False), or give a "
+                "base model whose lm_head has a weight of its own with base_model= (docs/soups.md shows how)."
             )
-
-
-def _cast(tensor: torch.Tensor, dtype: torch.dtype | None) -> torch.Tensor:
-    return tensor.to(dtype) if dtype is not None and tensor.is_floating_point() else tensor

@@ -6,13 +6,15 @@ import math
 import warnings
 from typing import TYPE_CHECKING
 
+from trl_bonesoup.errors import SoupError
+
 if TYPE_CHECKING:
     import torch
 
 LARGE_LOSS = 0.01
 """Share of the effect from which `warn_about_rounding` warns."""
 
-__all__ = ["RoundingMeter", "RoundingWarning", "lost_share", "warn_about_rounding"]
+__all__ = ["Rounder", "RoundingMeter", "RoundingWarning", "lost_share", "warn_about_rounding"]
 
 
 class RoundingWarning(UserWarning):
@@ -35,6 +37,57 @@ class RoundingMeter:
     def share(self) -> float:
         """The share of the effect that is lost; 0 if the soup changes nothing."""
         return lost_share(self._lost, self._effect)
+
+
+class Rounder:
+    """Casts the tensors of a checkpoint to the dtype that they are saved in, and measures what that loses.
+
+    Args:
+        what: what the checkpoint is, for errors.
+        dtype: of all floats; by default each tensor keeps that of the base model.
+    """
+
+    def __init__(self, what: str, dtype: torch.dtype | None = None) -> None:
+        self._what = what
+        self._dtype = dtype
+        self._meter = RoundingMeter()
+        self._tied: dict[tuple[int, ...], torch.Tensor] = {}
+
+    @property
+    def loss(self) -> float:
+        """The share of the effect that is lost; 0 if nothing changed."""
+        return self._meter.share
+
+    def cast(self, name: str, exact: torch.Tensor, base: torch.Tensor) -> torch.Tensor:
+        """Return one tensor as it is saved; what is no float stays, and what is tied in the base stays so.
+
+        Args:
+            name: of the tensor, for errors.
+            exact: its values, in float32 or more.
+            base: the base model's.
+
+        Raises:
+            SoupError: if a value is not finite.
+        """
+        if not base.is_floating_point() or not base.numel():
+            return exact
+        place = (base.data_ptr(), *base.shape)
+        if place not in self._tied:
+            self._tied[place] = self._cast(name, exact, base)
+        return self._tied[place]
+
+    def _cast(self, name: str, exact: torch.Tensor, base: torch.Tensor) -> torch.Tensor:
+        import torch
+
+        rounded = exact.to(self._dtype or base.dtype)
+        if not torch.isfinite(rounded).all():
+            raise SoupError(
+                f"{name} of {self._what} contains NaN or exceeds the range of {rounded.dtype}: an adapter or the base "
+                "model is broken, or the checkpoint needs dtype=torch.float32."
+            )
+        if exact is not base or rounded.dtype != base.dtype:
+            self._meter.add(rounded, exact.to(torch.promote_types(exact.dtype, torch.float32)), base)
+        return rounded
 
 
 def lost_share(squared_loss: float, squared_effect: float) -> float:

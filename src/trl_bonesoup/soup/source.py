@@ -61,7 +61,7 @@ class SoupSource:
         if len(kinds) > 1:
             raise SoupError(
                 f"The backbones of {self.folder} are of kinds {sorted(kinds)}; a soup needs all of one kind. "
-                "Merge each adapter into a full checkpoint first."
+                "`bonesoup to-full SOUP OUT` merges each adapter into a full checkpoint."
             )
         return kinds.pop()
 
