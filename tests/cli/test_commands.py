@@ -110,6 +110,20 @@ def test_merge_compresses_and_says_what_that_loses(run: Path, tmp_path: Path, ca
     assert json.loads((tmp_path / "out" / "adapter_config.json").read_text())["r"] == 2
 
 
+@pytest.mark.parametrize("kind", ["merge", "sweep"])
+def test_a_card_that_is_written_later_still_tells_what_was_lost(run: Path, tmp_path: Path, kind: str) -> None:
+    if kind == "merge":
+        folder, options = tmp_path / "out", ["--rank", "2"]
+    else:
+        folder, options = tmp_path / "out" / "mu-0.90-0.10", ["--full"]
+    assert main([kind, str(run), str(tmp_path / "out"), "--preference", "0.9,0.1", *options]) == 0
+    assert main(["card", str(run), str(folder), "--preference", "0.9,0.1"]) == 0
+    precision = (folder / "README.md").read_text().split("## Precision")[1].split("##")[0]
+    assert ("compressed to rank 2" if kind == "merge" else "Rounding the weights") in precision
+    assert main(["card", str(run), str(folder), "--preference", "0.5,0.5"]) == 0  # no such soup is in there
+    assert "## Precision" not in (folder / "README.md").read_text()
+
+
 def test_to_full_merges_every_backbone(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     assert main(["to-full", str(run), str(tmp_path / "full"), "--dtype", "bfloat16"]) == 0
     shown = capsys.readouterr().out

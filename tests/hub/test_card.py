@@ -15,6 +15,7 @@ from trl_bonesoup.front.front import Front, Marker
 from trl_bonesoup.hub.card import soup_card, write_card
 from trl_bonesoup.hub.text import one_line
 from trl_bonesoup.manifest import Backbone, BaseModelRef, Objective, ScoreStatistics, SoupManifest
+from trl_bonesoup.soup.record import SavedSoup
 from trl_bonesoup.weights import circulant_weights, simplex_grid
 
 MARKDOWN = MarkdownIt("commonmark", {"html": True}).enable("table")
@@ -239,6 +240,72 @@ class TestMeasuredRewards:
         other = make_front(make_manifest(("harmless", "helpful")), [[0.8, 0.2]])
         with pytest.raises(FrontError, match=r"\['harmless', 'helpful'\], the soup over \['helpful', 'harmless'\]"):
             soup_card(make_manifest(), [0.8, 0.2], kind="full", front=other)
+
+
+def saved_soup(coefficients=(1.25, -0.25), full=True, **measured):
+    return SavedSoup(np.array(coefficients), full, **measured)
+
+
+class TestPrecision:
+    """The soup of these cards is at μ = (.8, .2), with λ = (1.25, -.25)."""
+
+    @pytest.mark.parametrize(
+        ("loss", "shown"), [(0.0032, "0.32%"), (0.0, "less than 0.01%"), (1e-7, "less than 0.01%"), (0.0001, "0.01%")]
+    )
+    def test_a_small_loss_is_told(self, loss, shown):
+        card = soup_card(make_manifest(), [0.8, 0.2], kind="full", saved=saved_soup(rounding_loss=loss))
+        text = section(card.text, "Precision")
+        assert f"Rounding the weights to their dtype loses {shown} of the soup's effect" in text
+        assert "float32" not in text
+        assert "rounding" not in section(card.text, "What was not measured").lower()
+
+    def test_from_one_percent_on_what_to_do_is_said(self):
+        card = soup_card(make_manifest(), [0.8, 0.2], kind="full", saved=saved_soup(rounding_loss=0.24))
+        text = section(card.text, "Precision")
+        assert "loses 24.00% of the soup's effect" in text
+        assert "float32, or as an adapter" in text
+
+    @pytest.mark.parametrize(("error", "remedy"), [(0.004, False), (0.13, True)])
+    def test_a_compressed_adapter_tells_its_error(self, error, remedy):
+        saved = saved_soup(full=False, rounding_loss=0.0, rank=16, compression_error=error)
+        text = section(soup_card(make_manifest(), [0.8, 0.2], kind="adapter", saved=saved).text, "Precision")
+        assert f"compressed to rank 16, layer by layer to the nearest of that rank. It loses {error:.2%}" in text
+        assert ("A higher rank loses less" in text) == remedy
+        assert "Rounding" not in text
+
+    def test_an_exact_adapter_has_nothing_to_tell(self):
+        saved = saved_soup(full=False, rounding_loss=0.0, compression_error=0.0)
+        text = soup_card(make_manifest(), [0.8, 0.2], kind="adapter", saved=saved).text
+        assert "## Precision" not in text
+        assert "rounding" not in text.lower()
+
+    @pytest.mark.parametrize(
+        "saved",
+        [
+            None,
+            saved_soup(rounding_loss=None),
+            saved_soup((1.2499, -0.2499), rounding_loss=0.24),
+            saved_soup((1.25, -0.25, 0.0), rounding_loss=0.24),
+            saved_soup(full=False, rounding_loss=0.0),
+        ],
+        ids=["no record", "no base model", "another soup", "another family", "another kind"],
+    )
+    def test_nothing_is_claimed_that_was_not_measured_on_this_soup(self, saved):
+        text = soup_card(make_manifest(), [0.8, 0.2], kind="full", saved=saved).text
+        assert "## Precision" not in text
+        assert "%" not in text.split("## Citation")[0]
+        assert "- What rounding the weights to their dtype loses" in section(text, "What was not measured")
+
+    def test_rewards_of_the_whole_soup_are_not_those_of_what_is_left_of_it(self):
+        manifest = make_manifest()
+        front = make_front(manifest, [[1.0, 0.0], [0.8, 0.2]])
+        for loss, whole in [(0.009, True), (0.011, False)]:
+            card = soup_card(
+                manifest, [0.8, 0.2], kind="full", front=front, saved=saved_soup(rounding_loss=loss), name="org/soup"
+            )
+            assert (card.data.eval_results is not None) == whole
+            assert ("before it was saved as this model" in section(card.text, "Measured rewards")) != whole
+            assert "10 (9.5 to 10.5)" in card.text
 
 
 class TestExamples:

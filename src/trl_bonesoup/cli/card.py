@@ -60,6 +60,7 @@ def describe(
     from trl_bonesoup.front.front import Front
     from trl_bonesoup.hub.card import soup_card, write_card
     from trl_bonesoup.soup.recipe import mergekit_yaml
+    from trl_bonesoup.soup.record import SavedSoup
 
     front = Front.from_json(front_path) if front_path else None
     picture = folder / "front.png" if front else None
@@ -74,6 +75,7 @@ def describe(
         preference,
         kind="full" if full else "adapter",
         extrapolation=extrapolation,
+        saved=SavedSoup.read(folder),
         front=front,
         plot_path=picture,
         mergekit_yaml=recipe,

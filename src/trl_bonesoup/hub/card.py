@@ -16,6 +16,8 @@ from trl_bonesoup.errors import ConfigurationError, FrontError
 from trl_bonesoup.front.front import Front, FrontPoint
 from trl_bonesoup.hub.text import code, fenced, hide_local_paths, is_local_path, last_folder, one_line, table
 from trl_bonesoup.manifest import Preference, SoupManifest
+from trl_bonesoup.soup.record import SavedSoup
+from trl_bonesoup.soup.rounding import LARGE_LOSS
 from trl_bonesoup.weights import FloatArray
 
 if TYPE_CHECKING:
@@ -37,6 +39,7 @@ def soup_card(
     *,
     kind: Literal["adapter", "full"],
     extrapolation: float | Sequence[float] = 0.0,
+    saved: SavedSoup | None = None,
     front: Front | None = None,
     plot_path: str | Path | None = None,
     mergekit_yaml: str | None = None,
@@ -47,7 +50,8 @@ def soup_card(
 ) -> ModelCard:
     """Return the model card of the soup at one preference.
 
-    Rewards are stated only if `front` measured these very coefficients. Text from soup.json and from
+    Rewards, and what saving the soup lost of it, are stated only if `front` and `saved` measured these
+    very coefficients. Text from soup.json and from
     the arguments is shown as code, in which no markup works, and local folders by their last part.
 
     Args:
@@ -55,6 +59,7 @@ def soup_card(
         preference: μ of the soup, by name or in the order of the objectives.
         kind: what was saved: one "adapter" or a "full" checkpoint.
         extrapolation: α of the soup, see `merging_coefficients`.
+        saved: what is known of how it was saved, see `SavedSoup.read`.
         front: measurements of this family of soups.
         plot_path: a picture of the front, which `write_card` copies beside the card.
         mergekit_yaml: the recipe that reproduces the soup.
@@ -77,6 +82,8 @@ def soup_card(
         raise ConfigurationError(f"A card is about one preference; got {len(preference_N)} of them.")
     coefficients_N = manifest.coefficients(preference_N, extrapolation)
     point = _measured(front, manifest, preference_N, coefficients_N)
+    lost = _lost(saved, coefficients_N, kind)
+    is_whole = lost is None or lost <= LARGE_LOSS
     hub_base, base = _base_model(manifest, base_model, folder)
     data = ModelCardData(
         license=one_line(license) if license else None,
@@ -85,8 +92,8 @@ def soup_card(
         library_name="peft" if kind == "adapter" else "transformers",
         pipeline_tag="text-generation",
         tags=TAGS,
-        model_name=one_line(name or f"Bone Soup of {base}") if point else None,
-        eval_results=_eval_results(manifest, point) if point else None,
+        model_name=one_line(name or f"Bone Soup of {base}") if point and is_whole else None,
+        eval_results=_eval_results(manifest, point) if point and is_whole else None,
     )
     sft_share = 1.0 - float(coefficients_N.sum())
     extrapolated = bool(np.any(np.asarray(extrapolation) != 0.0))
@@ -105,6 +112,9 @@ def soup_card(
         negative=bool((coefficients_N.round(4) < 0.0).any()),
         reward_table=_reward_table(front, point) if front and point else None,
         how_measured=_how_measured(front, point) if front and point else None,
+        measured_whole="" if is_whole else " They are those of the whole soup, before it was saved as this model.",
+        precision=_precision(saved, lost) if saved and lost is not None else None,
+        rounding_unknown=kind == "full" and lost is None,
         why_not_measured=" at these coefficients" if front and not point else "",
         plot=_plot_name(plot_path) if plot_path else None,
         load_heading="Load the adapter with its base model" if kind == "adapter" else "Load it like any model",
@@ -155,6 +165,32 @@ def _measured(
     point = front.nearest(preference_N)
     apart = max(np.abs(point.preference_N - preference_N).max(), np.abs(point.coefficients_N - coefficients_N).max())
     return point if apart <= SAME_COEFFICIENT else None
+
+
+def _lost(saved: SavedSoup | None, coefficients_N: FloatArray, kind: str) -> float | None:
+    """Return what saving this very soup lost; None if that was not measured."""
+    if saved is None or saved.full != (kind == "full") or saved.coefficients.shape != coefficients_N.shape:
+        return None
+    return saved.lost if np.abs(saved.coefficients - coefficients_N).max() <= SAME_COEFFICIENT else None
+
+
+def _precision(saved: SavedSoup, lost: float) -> str | None:
+    share = f"{lost:.2%}" if lost >= 5e-5 else "less than 0.01%"
+    if saved.rank is not None:
+        text = (
+            f"This adapter was compressed to rank {saved.rank}, layer by layer to the nearest of that rank. It loses "
+            f"{share} of the soup's effect, ‖ΔW_r - ΔW‖ / ‖ΔW‖ over all layers."
+        )
+        remedy = "A higher rank loses less, and the adapter that is not compressed (without `rank`) loses nothing."
+    elif saved.full:
+        text = (
+            f"Rounding the weights to their dtype loses {share} of the soup's effect, ‖rounded - exact‖ / "
+            "‖exact - base‖ over all weights."
+        )
+        remedy = "Saved in float32, or as an adapter if its backbones are adapters, the soup keeps its whole effect."
+    else:
+        return None
+    return f"{text} {remedy}" if lost > LARGE_LOSS else text
 
 
 def _neighbours(front: Front, point: FrontPoint) -> list[int]:
