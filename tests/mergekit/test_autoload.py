@@ -6,6 +6,7 @@ import pkgutil
 import shutil
 import subprocess
 import sys
+from importlib.metadata import distribution
 from pathlib import Path
 
 import pytest
@@ -115,6 +116,15 @@ def test_the_path_file_of_an_editable_install_is_read_first():
     assert sorted(["zz_mergekit_bonesoup.pth", "_trl_bonesoup.pth", "_editable_impl_trl_bonesoup.pth"])[-1].startswith(
         "zz_"
     )
+
+
+def test_uninstalling_takes_everything_along_that_lies_beside_the_packages():
+    """pip removes what RECORD lists, of a wheel and of an editable install."""
+    installed = distribution("trl-bonesoup")
+    recorded = {file.parts[0] for file in installed.files}
+    assert {"zz_mergekit_bonesoup.pth", "zz_mergekit_bonesoup.start"} <= recorded
+    beside = {path.name for path in Path(installed.locate_file("")).iterdir()}
+    assert {name for name in beside if "bonesoup" in name} <= recorded
 
 
 def test_every_watched_module_has_something_to_do():

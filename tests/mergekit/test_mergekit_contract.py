@@ -1,9 +1,12 @@
 """Pins every name and behaviour of mergekit that the plugin builds on; a red test here says what moved."""
 
 import inspect
+from pathlib import Path
 
 import pytest
+import torch
 from mergekit import merge, plan
+from mergekit.common import ModelReference
 from mergekit.config import (
     ConditionalParameter,
     InputModelDefinition,
@@ -16,6 +19,7 @@ from mergekit.config import (
 from mergekit.io.tasks import ReturnTensor, SaveTensor
 from mergekit.merge_methods import base, easy_define, registry, task_adapter
 from mergekit.scripts import merge_raw_pytorch
+from safetensors.torch import load_file
 
 from mergekit_bonesoup import bone_soup
 
@@ -94,3 +98,18 @@ def test_why_lists_are_refused_a_list_is_a_gradient_over_layers():
 def test_why_unknown_names_are_refused_mergekit_ignores_them(checkpoints, merge):
     models = [{"model": str(checkpoints / name), "parameters": {"weight": 0.5, "wieght": 9}} for name in "ab"]
     merge({"merge_method": "linear", "models": models})
+
+
+def test_why_an_adapter_that_changed_needs_another_cache_it_is_keyed_by_path_alone(checkpoints, adapters, tmp_path):
+    (folder, *_), _ = adapters
+    reference = ModelReference.parse(f"{checkpoints / 'base'}+{folder}")
+    first = reference.merged(str(tmp_path), lora_merge_dtype="float32")
+    again = reference.merged(str(tmp_path), lora_merge_dtype="bfloat16")
+    assert again == first
+    (dtype,) = {tensor.dtype for tensor in load_file(Path(first.model.path) / "model.safetensors").values()}
+    assert dtype == torch.float32
+
+
+def test_why_recipes_refuse_plus_and_at_in_names():
+    assert str(ModelReference.parse("run+2/a").lora) == "2/a"
+    assert ModelReference.parse("run@2/a").model.revision == "2/a"
