@@ -1,7 +1,9 @@
 """What PEFT's adapters make of a base model, worked out in float64 NumPy from the files alone."""
 
 import json
+import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tiny_soups import weights_of
@@ -40,7 +42,7 @@ def backbone(base: Path, adapter: Path) -> Weights:
 
 
 def lora_weight(
-    layer: str, weight: np.ndarray, factor_A: np.ndarray, tensors: Weights, config: dict[str, object]
+    layer: str, weight: np.ndarray, factor_A: np.ndarray, tensors: Weights, config: dict[str, Any]
 ) -> np.ndarray:
     factor_B, rank = tensors[f"{layer}.lora_B.weight"], len(factor_A)
     delta = scale_of(config, layer, rank) * factor_B @ factor_A
@@ -59,9 +61,9 @@ def lora_weight(
     return weight + delta
 
 
-def scale_of(config: dict[str, object], layer: str, rank: int) -> float:
-    patterns = config["alpha_pattern"]
-    alpha = next((value for end, value in patterns.items() if layer.endswith(end)), config["lora_alpha"])
+def scale_of(config: dict[str, Any], layer: str, rank: int) -> float:
+    patterns = config["alpha_pattern"].items()
+    alpha = next((alpha for name, alpha in patterns if re.search(rf"(^|\.){name}$", layer)), config["lora_alpha"])
     return alpha / (rank**0.5 if config["use_rslora"] else rank)
 
 

@@ -4,14 +4,18 @@ import json
 import warnings
 from pathlib import Path
 
+import explicit
+import numpy as np
 import pytest
 import torch
+from mergekit.scripts import run_yaml
 from peft import PeftModel
 from tiny_soups import (
     CHAT_TEMPLATE,
     adapter_soup,
     explicit_merge,
     full_soup,
+    logits_of,
     tiny_gpt2,
     tiny_llama,
     weights_of,
@@ -19,9 +23,10 @@ from tiny_soups import (
 )
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
-from trl_bonesoup import BoneSoup
-from trl_bonesoup.errors import SoupError
-from trl_bonesoup.soup.export import merge
+from trl_bonesoup import BoneSoup, SoupManifest
+from trl_bonesoup.errors import ConfigurationError, SoupError
+from trl_bonesoup.soup.export import merge, save_soup
+from trl_bonesoup.soup.recipe import mergekit_yaml
 from trl_bonesoup.soup.rounding import RoundingWarning
 
 
@@ -58,6 +63,34 @@ def test_adapter_and_checkpoint_agree_with_the_live_soup(tmp_path, batch, kind) 
         live = soup.model(**batch).logits
         torch.testing.assert_close(reload_adapter(folder / "base", adapter)(**batch).logits, live, atol=2e-5, rtol=1e-5)
         torch.testing.assert_close(reload_full(full)(**batch).logits, live, atol=2e-5, rtol=1e-5)
+
+
+EXTRAPOLATED = {2: ([0.9, 0.1], [1.5 / 0.7, -0.5 / 0.7]), 3: ([0.0, 1.0, 0.0], [-0.5 / 0.7, 2.0 / 0.7, -0.5 / 0.7])}
+
+
+@pytest.mark.parametrize("n", EXTRAPOLATED)
+def test_the_three_exports_agree(tmp_path, batch, n) -> None:
+    options = [{}, {"r": 2, "use_rslora": True}, {"target_modules": ["q_proj", "down_proj"], "lora_alpha": 5}]
+    run = adapter_soup(tmp_path / "run", options[:n], beta={2: 0.7, 3: 0.6}[n])
+    preference, coefficients = EXTRAPOLATED[n]
+    expected = explicit.soup(
+        run / "base", [explicit.backbone(run / "base", run / f"backbone{j}") for j in range(n)], coefficients
+    )
+    adapter = merge(run, tmp_path / "adapter", preference, extrapolation=0.3).path
+    full = merge(run, tmp_path / "full", preference, extrapolation=0.3, full=True).path
+    (tmp_path / "bonesoup.yml").write_text(mergekit_yaml(SoupManifest.load(run), run, preference, 0.3))
+    stock = tmp_path / "stock"
+    arguments = [str(tmp_path / "bonesoup.yml"), str(stock), "--lora-merge-cache", str(tmp_path / "cache"), "--quiet"]
+    run_yaml.main(arguments, standalone_mode=False)
+    for weights in (explicit.backbone(run / "base", adapter), weights_of(full), weights_of(stock)):
+        assert set(weights) == set(expected)
+        for name, value in weights.items():
+            np.testing.assert_allclose(np.asarray(value, np.float64), expected[name], atol=2e-6, rtol=2e-6)
+    with torch.no_grad():
+        models = [reload_adapter(run / "base", adapter), reload_full(full), reload_full(stock)]
+        exact = logits_of(run / "base", expected, batch)
+        for model in models:
+            torch.testing.assert_close(model(**batch).logits.double(), exact, atol=3e-5, rtol=1e-5)
 
 
 class TestAdapter:
@@ -119,6 +152,32 @@ class TestFullCheckpointOfAdapters:
         assert fine.rounding_loss < 1e-6
         assert json.loads((fine.path / "config.json").read_text())["dtype"] == "float32"
         assert json.loads((coarse.path / "config.json").read_text())["dtype"] == "bfloat16"
+
+    def test_shards_are_cut_and_reload(self, tmp_path, two_adapters, batch) -> None:
+        whole = merge(two_adapters, tmp_path / "whole", [1.0, 0.0], full=True).path
+        assert [file.name for file in whole.glob("*.safetensors")] == ["model.safetensors"]
+        cut = merge(two_adapters, tmp_path / "cut", [1.0, 0.0], full=True, max_shard_size="8KB").path
+        index = json.loads((cut / "model.safetensors.index.json").read_text())
+        files = {file.name: file.stat().st_size for file in cut.glob("*.safetensors")}
+        assert len(files) > 2
+        assert max(files.values()) < 10_000  # 8 KB of tensors and the header
+        assert set(index["weight_map"].values()) == set(files)
+        saved, again = weights_of(whole), weights_of(cut)
+        assert set(index["weight_map"]) == set(saved) == set(again)
+        assert all(torch.equal(saved[name], again[name]) for name in saved)
+        with torch.no_grad():
+            assert torch.equal(reload_full(cut)(**batch).logits, reload_full(whole)(**batch).logits)
+
+    def test_a_coarser_dtype_counts_what_it_loses_everywhere(self, tmp_path, two_adapters) -> None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RoundingWarning)
+            report = merge(two_adapters, tmp_path / "out", [0.0, 1.0], full=True, dtype="bfloat16")
+        base = explicit.float64_weights(two_adapters / "base")
+        theta = [explicit.backbone(two_adapters / "base", two_adapters / f"backbone{j}") for j in range(2)]
+        exact, saved = explicit.soup(two_adapters / "base", theta, [-0.75, 1.75]), weights_of(report.path)
+        lost = sum(((saved[name].double().numpy() - exact[name]) ** 2).sum() for name in exact)
+        effect = sum(((base[name] - exact[name]) ** 2).sum() for name in exact)
+        assert report.rounding_loss == pytest.approx((lost / effect) ** 0.5, rel=1e-3)
 
     def test_an_adapter_on_a_tied_weight_is_refused(self, tmp_path) -> None:
         folder = adapter_soup(
@@ -182,6 +241,22 @@ class TestFullBackbones:
         assert merge(folder, tmp_path / "out", [1.0, 0.0]).rounding_loss is None
         with pytest.raises(SoupError, match="org/out-of-reach"):
             merge(folder, tmp_path / "more", [1.0, 0.0], extrapolation=0.5)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"dtype": "bf16"}, r"one of float64, float32, float16, bfloat16; got 'bf16'"),
+        ({"max_shard_size": "5GB"}, "An adapter is one file"),
+    ],
+)
+def test_settings_that_mean_nothing_are_refused_at_once(tmp_path, two_adapters, two_full, settings, message) -> None:
+    for run in (two_adapters, two_full):
+        with pytest.raises(ConfigurationError, match=message):
+            merge(run, tmp_path / "out", [0.5, 0.5], **settings)
+    with pytest.raises(ConfigurationError, match=message):
+        save_soup(BoneSoup.from_pretrained(two_full), np.array([0.5, 0.5]), tmp_path / "out", **settings)
+    assert list(tmp_path.iterdir()) == []
 
 
 class TestFolder:

@@ -27,6 +27,7 @@ def add_parser(subparsers: Any) -> None:
         "--rank", type=int, metavar="R", help="compress the adapter to this rank; by default it is exact, of all ranks"
     )
     parser.add_argument("--dtype", metavar="DTYPE", help="of a full checkpoint: float32, bfloat16 or float16")
+    parser.add_argument("--max-shard-size", metavar="SIZE", help="of the files of a full checkpoint of adapters: 5GB")
     parser.add_argument("--front", metavar="FILE", help="front.json whose measured rewards go into the card")
     parser.add_argument("--overwrite", action="store_true", help="replace a model that is already there")
     parser.add_argument("--print-yaml", action="store_true", help="print the mergekit-yaml recipe and write nothing")
@@ -60,6 +61,7 @@ def run(arguments: argparse.Namespace) -> None:
         overwrite=arguments.overwrite,
         base_model=arguments.base_model,
         dtype=arguments.dtype,
+        max_shard_size=arguments.max_shard_size,
     )
     describe(source, export.path, preference, extrapolation, full=export.full, front_path=arguments.front)
     shares = ", ".join(

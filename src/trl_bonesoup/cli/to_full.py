@@ -25,6 +25,7 @@ def add_parser(subparsers: Any) -> None:
     options.add_soup(parser)
     parser.add_argument("out", metavar="OUT", help="folder to write; it appears complete or not at all")
     parser.add_argument("--dtype", metavar="DTYPE", help="float32, bfloat16 or float16; by default the base model's")
+    parser.add_argument("--max-shard-size", metavar="SIZE", help="of their files: 5GB; by default transformers' own")
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -32,7 +33,13 @@ def run(arguments: argparse.Namespace) -> None:
     from trl_bonesoup.soup.to_full import to_full
 
     options.show_warnings_plainly()
-    done = to_full(arguments.soup, arguments.out, base_model=arguments.base_model, dtype=arguments.dtype)
+    done = to_full(
+        arguments.soup,
+        arguments.out,
+        base_model=arguments.base_model,
+        dtype=arguments.dtype,
+        max_shard_size=arguments.max_shard_size,
+    )
     for name, loss in done.rounding_losses.items():
         print(f"{name}: rounding to its dtype loses {loss:.2%} of what training changed.")
     print(f"Wrote {len(done.rounding_losses)} full checkpoints and their soup.json to {done.path}.")

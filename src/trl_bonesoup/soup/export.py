@@ -77,6 +77,7 @@ def merge(
     base_model: str | Path | None = None,
     revision: str | None = None,
     dtype: torch.dtype | str | None = None,
+    max_shard_size: int | str | None = None,
 ) -> Export:
     """Write the soup of one preference, loading no more than that takes.
 
@@ -95,22 +96,28 @@ def merge(
         base_model: Hub id or folder to use in place of the recorded base model.
         revision: of the soup on the Hub.
         dtype: of a full checkpoint; by default that of the base model or backbones.
+        max_shard_size: of the files of a full checkpoint made from adapters, in bytes or like "5GB"; by
+            default that of transformers. A soup of full checkpoints has the files of its first backbone.
 
     Raises:
         SoupError: if the backbones cannot be merged exactly or `out` must not be written.
-        ConfigurationError: for a rank below 1, or one for a full checkpoint.
+        ConfigurationError: for a rank below 1, or one for a full checkpoint; for a dtype that no
+            checkpoint has; for a size of shards that are not cut.
 
     Warns:
         RoundingWarning: if the dtype of a full checkpoint loses more than 1 % of the soup's effect.
     """
     source = open_soup(path, base_model=base_model, revision=revision)
     check_rank(rank, full=full or source.kind == "full")
+    _check_shards(max_shard_size, cut=full and source.kind == "adapter")
     dtype = as_dtype(dtype)
     coefficients = source.manifest.coefficients(preference, extrapolation)
     check_target(out, overwrite=overwrite, inputs=source.inputs())
     if source.kind == "adapter" and full:
         soup = BoneSoup.from_source(source)
-        return save_soup(soup, coefficients, out, full=True, overwrite=overwrite, dtype=dtype)
+        return save_soup(
+            soup, coefficients, out, full=True, overwrite=overwrite, dtype=dtype, max_shard_size=max_shard_size
+        )
     if source.kind == "adapter":
         return _save_adapter(source, coefficients, out, rank, overwrite)
     return _save_streamed(source, coefficients, out, overwrite, dtype)
@@ -125,15 +132,17 @@ def save_soup(
     rank: int | None = None,
     overwrite: bool = False,
     dtype: torch.dtype | str | None = None,
+    max_shard_size: int | str | None = None,
 ) -> Export:
     """Write a loaded soup at the given λ, whatever is set in it now; see `merge` for the arguments."""
     check_rank(rank, full=full or soup.source.kind == "full")
+    _check_shards(max_shard_size, cut=full and soup.source.kind == "adapter")
     if soup.source.kind == "full":
         return _save_streamed(soup.source, coefficients_N, out, overwrite, as_dtype(dtype))
     if not full:
         return _save_adapter(soup.source, coefficients_N, out, rank, overwrite)
     with complete_folder(out, overwrite=overwrite, inputs=soup.source.inputs()) as folder:
-        loss = write_merged(soup, coefficients_N, folder, as_dtype(dtype))
+        loss = write_merged(soup, coefficients_N, folder, as_dtype(dtype), max_shard_size)
         SavedSoup(coefficients_N, True, loss).write(folder)
     warn_about_rounding(loss, out)
     return Export(Path(out), coefficients_N, True, loss)
@@ -162,17 +171,29 @@ def open_ingredients(source: SoupSource, coefficients_KN: FloatArray) -> Ingredi
     return Ingredients.open(source.backbones(), base.folder() if needed or base.is_local else None)
 
 
-def write_merged(soup: BoneSoup, coefficients_N: FloatArray, folder: Path, dtype: torch.dtype | None = None) -> float:
+def write_merged(
+    soup: BoneSoup,
+    coefficients_N: FloatArray,
+    folder: Path,
+    dtype: torch.dtype | None = None,
+    max_shard_size: int | str | None = None,
+) -> float:
     """Write base + Σ_j λ_j ΔW_j with config and tokenizer into a folder; return what rounding loses."""
     from trl_bonesoup.soup.merged import merged_state
 
     state, loss = merged_state(soup.scales, coefficients_N, dtype)
     require_space(folder, sum(tensor.nbytes for tensor in state.values()))
-    soup.model.get_base_model().save_pretrained(folder, state_dict=state)
+    save_state(soup.model.get_base_model(), state, folder, max_shard_size)
     if soup.tokenizer is not None:
         soup.tokenizer.save_pretrained(folder)
     record_dtype(folder, dtype)
     return loss
+
+
+def save_state(model: Any, state: dict[str, torch.Tensor], folder: Path, max_shard_size: int | str | None) -> None:
+    """Write tensors as a checkpoint of `model`, with its configs, in shards of at most that size."""
+    shards = {} if max_shard_size is None else {"max_shard_size": max_shard_size}
+    model.save_pretrained(folder, state_dict=state, **shards)
 
 
 def copy_companions(backbone: Path, folder: Path, *, with_config: bool) -> None:
@@ -207,6 +228,14 @@ def as_dtype(dtype: Any) -> torch.dtype | None:
     if dtype is not None and found not in names.values():
         raise ConfigurationError(f"The dtype of a checkpoint is one of {', '.join(names)}; got {dtype!r}.")
     return found
+
+
+def _check_shards(max_shard_size: int | str | None, *, cut: bool) -> None:
+    if max_shard_size is not None and not cut:
+        raise ConfigurationError(
+            f"max_shard_size={max_shard_size!r} is for a full checkpoint made from adapters. An adapter is one file, "
+            "and a soup of full checkpoints has the files of its first backbone."
+        )
 
 
 def _save_adapter(

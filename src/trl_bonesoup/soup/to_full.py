@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from trl_bonesoup.errors import SoupError
 from trl_bonesoup.manifest import BaseModelRef, SoupManifest
 from trl_bonesoup.soup.adapters import check_same_base
-from trl_bonesoup.soup.export import as_dtype, record_dtype
+from trl_bonesoup.soup.export import as_dtype, record_dtype, save_state
 from trl_bonesoup.soup.folders import check_target, complete_folder, require_space
 from trl_bonesoup.soup.loading import load_model, load_tokenizer
 from trl_bonesoup.soup.mergeable import MergeableAdapter
@@ -46,6 +46,7 @@ def to_full(
     base_model: str | Path | None = None,
     revision: str | None = None,
     dtype: torch.dtype | str | None = None,
+    max_shard_size: int | str | None = None,
 ) -> FullBackbones:
     """Merge the adapter of each backbone into a full checkpoint and write a soup of kind `full`.
 
@@ -60,6 +61,7 @@ def to_full(
         base_model: Hub id or folder to use in place of the recorded base model.
         revision: of the soup on the Hub.
         dtype: of the checkpoints; by default each tensor keeps that of the base model.
+        max_shard_size: of their files, in bytes or like "5GB"; by default that of transformers.
 
     Raises:
         SoupError: if an adapter has no exact full checkpoint, naming why and what to do; nothing is
@@ -91,7 +93,7 @@ def to_full(
     losses = {}
     with complete_folder(out, inputs=source.inputs()) as folder:
         for name, adapter in adapters.items():
-            losses[name] = _write_merged(base, adapter, folder / name, target)
+            losses[name] = _write_merged(base, adapter, folder / name, target, max_shard_size)
             tokenizer = load_tokenizer(adapter.folder, ref)
             if tokenizer is not None:
                 tokenizer.save_pretrained(folder / name)
@@ -101,10 +103,12 @@ def to_full(
     return FullBackbones(final, losses)
 
 
-def _write_merged(base: Any, adapter: MergeableAdapter, folder: Path, dtype: torch.dtype | None) -> float:
+def _write_merged(
+    base: Any, adapter: MergeableAdapter, folder: Path, dtype: torch.dtype | None, max_shard_size: int | str | None
+) -> float:
     merged, rounder = adapter.merged_into(base).state_dict(), Rounder(f"the backbone {adapter.folder}", dtype)
     state = {name: rounder.cast(name, merged[name], weight) for name, weight in base.state_dict().items()}
-    base.save_pretrained(folder, state_dict=state)
+    save_state(base, state, folder, max_shard_size)
     record_dtype(folder, dtype)
     return rounder.loss
 
