@@ -24,12 +24,19 @@ def run(command):
     return run
 
 
-@pytest.fixture
-def extrapolated(checkpoints):
-    """A soup of three bfloat16 backbones whose base has a share: 1.25·(1.25, .25, -.5), base -.25."""
-    a, b, c, base = (checkpoints / f"{name}-bfloat16" for name in ("a", "b", "c", "base"))
+NAMES = ("a-bfloat16", "b-bfloat16", "c-bfloat16", "base-bfloat16")
+
+
+def soup_of_three(folder):
+    """Three bfloat16 backbones and a base with a share: 1.25·(1.25, .25, -.5), base -.25."""
+    a, b, c, base = (folder / name for name in NAMES)
     parameters = {"beta": 0.6, "extrapolation": 0.2}
     return soup({a: 0.7, b: 0.3, c: 0.0}, parameters, "bfloat16", base_model=str(base))
+
+
+@pytest.fixture
+def extrapolated(checkpoints):
+    return soup_of_three(checkpoints)
 
 
 @pytest.fixture
@@ -80,7 +87,7 @@ def test_pytorch_files_hold_the_same_tensors(extrapolated, plain, run):
 
 
 @pytest.mark.parametrize("lazily", [False, True])
-def test_inputs_in_pytorch_files(checkpoints, extrapolated, plain, run, tmp_path, monkeypatch, lazily):
+def test_inputs_in_pytorch_files(checkpoints, plain, run, tmp_path, monkeypatch, lazily):
     """It is mergekit that opens the pickles: here, and for every other method."""
     from mergekit.io.loader import DumbPytorchLoader, LazyPickleLoader
 
@@ -90,13 +97,13 @@ def test_inputs_in_pytorch_files(checkpoints, extrapolated, plain, run, tmp_path
         monkeypatch.setattr(
             loader, "get_tensor", lambda self, key, read=read: seen.append(type(self)) or read(self, key)
         )
-    for name in ("a", "b", "c", "base"):
-        source, folder = checkpoints / f"{name}-bfloat16", tmp_path / f"pickled-{name}"
-        folder.mkdir()
-        shutil.copy(source / "config.json", folder)
-        torch.save(load_file(source / "model.safetensors"), folder / "pytorch_model.bin")
-        extrapolated = json.loads(json.dumps(extrapolated).replace(json.dumps(str(source)), json.dumps(str(folder))))
-    assert_same_bits(tensors_of(run(extrapolated, *["--lazy-unpickle"] * lazily)), plain)
+    for name in NAMES:
+        folder = tmp_path / "pickled" / name
+        folder.mkdir(parents=True)
+        shutil.copy(checkpoints / name / "config.json", folder)
+        torch.save(load_file(checkpoints / name / "model.safetensors"), folder / "pytorch_model.bin")
+    arguments = ["--lazy-unpickle"] if lazily else []
+    assert_same_bits(tensors_of(run(soup_of_three(tmp_path / "pickled"), *arguments)), plain)
     assert set(seen) == {LazyPickleLoader if lazily else DumbPytorchLoader}
 
 
