@@ -1,6 +1,7 @@
 """The table in docs/soups.md, row by row: what it calls exact is compared with explicit float64 weights."""
 
 import json
+import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,8 +12,9 @@ import peft
 import pytest
 import torch
 from peft import PeftModel
+from safetensors.torch import load_file, save_file
 from tiny_soups import LINEAR, adapter_soup, logits_of, tiny_gpt2, tiny_llama, tiny_mixtral, weights_of
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
 from trl_bonesoup import BoneSoup
 from trl_bonesoup.errors import SoupError
@@ -113,6 +115,13 @@ def make(case: Case, folder: Path) -> Path:
     return adapter_soup(folder, case.options, model=case.model())
 
 
+def untied(base: Path, folder: Path) -> Path:
+    """Untie a base model as docs/soups.md says."""
+    (block,) = [code for code in re.findall(r"```python\n(.*?)```", DOCS.read_text(), re.DOTALL) if "tie_word" in code]
+    exec(block.replace("org/sft", str(base)).replace("sft-untied", str(folder)), {})
+    return folder
+
+
 def assert_weights(folder: Path, expected: explicit.Weights) -> None:
     got = weights_of(folder)
     for name in got:
@@ -181,3 +190,96 @@ def assert_refused(run: Path, case: Case) -> None:
         with pytest.raises(SoupError, match=message):
             to_full(run, out)
     assert [path.name for path in run.parent.iterdir()] == ["run"]
+
+
+ONE_SIDE = {
+    "LoRA on lm_head": {"target_modules": ["lm_head", "q_proj"]},
+    "LoRA on embeddings": {"target_modules": ["embed_tokens", "q_proj"]},
+    "lm_head as a whole": {"modules_to_save": ["lm_head"]},
+}
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("options", ONE_SIDE.values(), ids=ONE_SIDE)
+def test_tied_embeddings_with_an_adapter_on_one_side(tmp_path: Path, batch, options: dict[str, Any]) -> None:
+    run = adapter_soup(tmp_path / "run", [{}, options], model=tiny_llama(tied=True))
+    with pytest.raises(SoupError, match=r"backbone1 trains (lm_head|model.embed_tokens), .*tied.*base_model="):
+        to_full(run, tmp_path / "full")
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+    base = untied(run / "base", tmp_path / "untied")
+    theta = [explicit.backbone(base, run / f"backbone{j}") for j in range(2)]
+    expected = explicit.soup(base, theta, [1.75, -0.75])
+    full = to_full(run, tmp_path / "full", base_model=base).path
+    assert_weights(merge(full, tmp_path / "soup", [1.0, 0.0]).path, expected)
+    if "modules_to_save" in options:
+        return
+    soup = BoneSoup.from_pretrained(run)
+    soup.set_preference([1.0, 0.0])
+    live = soup.model(**batch).logits.detach().double()
+    torch.testing.assert_close(live, logits_of(base, expected, batch), atol=3e-5, rtol=1e-5)
+    with pytest.raises(SoupError, match=r"tied.*base_model="):
+        merge(run, tmp_path / "tied", [1.0, 0.0], full=True)
+    assert_weights(merge(run, tmp_path / "merged", [1.0, 0.0], full=True, base_model=base).path, expected)
+
+
+def test_embeddings_saved_beside_the_factors(tmp_path: Path, batch) -> None:
+    run = adapter_soup(tmp_path / "run", [{}, {}])
+    file = run / "backbone0" / "adapter_model.safetensors"
+    name = "base_model.model.model.embed_tokens.weight"
+    embeddings = weights_of(run / "base")["model.embed_tokens.weight"] + 0.1 * torch.randn(24, 16)
+    save_file({**load_file(file), name: embeddings}, file)
+    with pytest.raises(SoupError, match=r"embed_tokens.*not a LoRA factor.*to-full"):
+        merge(run, tmp_path / "out", [0.5, 0.5])
+    full = to_full(run, tmp_path / "full").path
+    theta = [explicit.backbone(run / "base", run / f"backbone{j}") for j in range(2)]
+    assert_weights(merge(full, tmp_path / "out", [1.0, 0.0]).path, explicit.soup(run / "base", theta, [1.75, -0.75]))
+
+
+def test_a_quantized_base_model(two_adapters: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(two_adapters, tmp_path / "run"))
+    nf4 = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4")
+    quantized = AutoModelForCausalLM.from_pretrained(run / "base", quantization_config=nf4, device_map="cpu")
+    shutil.rmtree(run / "base")
+    quantized.save_pretrained(run / "base")
+    with pytest.raises(SoupError, match=r"Linear4bit.*Load the base model unquantized"):
+        merge(run, tmp_path / "out", [0.5, 0.5], full=True)
+    with pytest.raises(SoupError, match=r"is quantized.*quantized from with base_model="):
+        to_full(run, tmp_path / "full")
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+    assert not merge(run, tmp_path / "out", [0.5, 0.5]).full
+    assert merge(run, tmp_path / "full", [0.5, 0.5], full=True, base_model=two_adapters / "base").full
+
+
+def test_pickled_adapters(two_adapters: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(two_adapters, tmp_path / "run"))
+    file = run / "backbone1" / "adapter_model.safetensors"
+    torch.save(load_file(file), file.with_suffix(".bin"))
+    file.unlink()
+    for write in (merge, lambda run, out, mu: to_full(run, out)):
+        with pytest.raises(SoupError, match=r"Pickled adapters \(\.bin\).*safe_serialization=True"):
+            write(run, tmp_path / "out", [0.5, 0.5])
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+SPECIAL = {
+    "tied embeddings, with an adapter on one side": test_tied_embeddings_with_an_adapter_on_one_side,
+    "embeddings saved beside the factors (`save_embedding_layers`)": test_embeddings_saved_beside_the_factors,
+    "a quantized base model": test_a_quantized_base_model,
+    "pickled adapters (`.bin`)": test_pickled_adapters,
+}
+WORDS = {True: "exact", False: "refused"}
+
+
+def test_every_row_of_the_documentation_is_a_test_and_says_what_it_shows() -> None:
+    section = DOCS.read_text().split("## Which adapters can be mixed")[1]
+    lines = [line for line in section.splitlines() if line.startswith("|")][2:]
+    rows = {cells[0]: cells[1:] for cells in ([cell.strip() for cell in line.strip("|").split("|")] for line in lines)}
+    assert len(rows) == len(lines)
+    assert set(rows) == {*CASES, *SPECIAL}
+    for name, (mixes, merges, remedy) in rows.items():
+        if name in CASES:
+            assert (mixes, merges) == (WORDS[CASES[name][0].mixes], WORDS[CASES[name][0].merges]), name
+            assert len({(case.mixes, case.merges) for case in CASES[name]}) == 1
+        assert bool(remedy) == ("refused" in (mixes, merges)), name
+        assert ("`to-full`" in remedy) == ((mixes, merges) == ("refused", "exact")), name

@@ -11,7 +11,6 @@ from pathlib import Path
 import explicit
 import pytest
 import torch
-from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from tiny_soups import (
     CHAT_TEMPLATE,
@@ -22,7 +21,7 @@ from tiny_soups import (
     weights_of,
     write_manifest,
 )
-from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+from transformers import AutoTokenizer, GenerationConfig
 
 from trl_bonesoup import SoupManifest
 from trl_bonesoup.errors import ConfigurationError, SoupError
@@ -148,38 +147,6 @@ class TestFolder:
             to_full(run, run)
 
 
-def untied(base: Path, folder: Path) -> Path:
-    """What docs/soups.md tells to do."""
-    model = AutoModelForCausalLM.from_pretrained(base)
-    model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.clone())
-    model.config.tie_word_embeddings = False
-    return save_base(model, folder)
-
-
-ONE_SIDE = {
-    "lora on lm_head": {"target_modules": ["lm_head", "q_proj"]},
-    "lora on embeddings": {"target_modules": ["embed_tokens", "q_proj"]},
-    "lm_head as a whole": {"modules_to_save": ["lm_head"]},
-}
-
-
-@pytest.mark.filterwarnings("ignore::UserWarning")
-class TestTiedEmbeddings:
-    @pytest.mark.parametrize("options", ONE_SIDE.values(), ids=ONE_SIDE)
-    def test_one_side_trained_is_refused_until_the_base_is_untied(self, tmp_path, batch, options) -> None:
-        run = adapter_soup(tmp_path / "run", [{}, options], model=tiny_llama(tied=True))
-        with pytest.raises(SoupError, match=r"backbone1 trains (lm_head|model.embed_tokens), .*tied.*base_model="):
-            to_full(run, tmp_path / "full")
-        assert not (tmp_path / "full").exists()
-        base = untied(run / "base", tmp_path / "untied")
-        full = to_full(run, tmp_path / "full", base_model=base).path
-        live = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(run / "base"), run / "backbone1").eval()
-        got = AutoModelForCausalLM.from_pretrained(full / "backbone1").eval()
-        with torch.no_grad():
-            torch.testing.assert_close(got(**batch).logits, live(**batch).logits, atol=3e-5, rtol=1e-5)
-        merge(full, tmp_path / "out", [1.0, 0.0], extrapolation=0.2)
-
-
 class TestRefusals:
     def test_full_backbones(self, two_full, tmp_path) -> None:
         with pytest.raises(SoupError, match="full checkpoints already"):
@@ -202,14 +169,6 @@ class TestRefusals:
         run = adapter_soup(tmp_path / "run", [{"init_lora_weights": "pissa"}, {}], model=half)
         with pytest.raises(SoupError, match=r"'pissa' on a base model in torch.bfloat16.*initial_model_for_weight"):
             to_full(run, tmp_path / "full")
-
-    def test_a_quantized_base(self, run, tmp_path) -> None:
-        folder = Path(shutil.copytree(run, tmp_path / "run"))
-        file = folder / "base" / "config.json"
-        quantization = {"quant_method": "gptq", "bits": 4}
-        file.write_text(json.dumps({**json.loads(file.read_text()), "quantization_config": quantization}))
-        with pytest.raises(SoupError, match=r"is quantized.*quantized from with base_model="):
-            to_full(folder, tmp_path / "full")
 
     def test_an_adapter_of_another_model(self, run, tmp_path) -> None:
         folder = adapter_soup(tmp_path / "run", [{}, {"bias": "all"}], model=tiny_llama(biased=True))
