@@ -1,3 +1,4 @@
+import contextlib
 import json
 
 import numpy as np
@@ -5,8 +6,10 @@ import pytest
 import torch
 
 from trl_bonesoup.errors import ConfigurationError, FrontError, RewardError, WeightsError
-from trl_bonesoup.front.evaluate import evaluate_front
+from trl_bonesoup.front.evaluate import evaluate_front, evaluate_policies
+from trl_bonesoup.front.policies import Answer
 from trl_bonesoup.front.sampling import generate, row_seed
+from trl_bonesoup.front.settings import EvaluationSettings
 from trl_bonesoup.soup.lora import BoneSoup
 
 PROMPTS = ["the cat", "a happy dog runs and the sun is good .", "sad", "the sea was cold and bad .", "good"]
@@ -115,6 +118,63 @@ def test_preferences_by_name_and_rewards_by_name(soup):
 
 def test_other_names_for_other_rewards(soup):
     assert evaluate(soup, objective_names=["quality", "length"]).objectives == ("quality", "length")
+
+
+# any policies
+
+
+class Scripted:
+    """Two policies and a marker that answer with their own name, the prompt and the sample, and tell no tokens."""
+
+    objectives = ("good", "brief")
+    preferences_KN = np.array([[0.25, 0.75], [1.0, 0.0]])
+    coefficients_KN = None
+    markers = ("other",)
+    groups = ((2, 0), (1,))
+    order = (1, 2, 0)
+    texts = ("p0", "p1", "p2")
+
+    def __init__(self):
+        self.batches, self.seeds = [], {}
+
+    @contextlib.contextmanager
+    def answering(self, prompts, settings):
+        assert prompts.given == list(self.texts)
+        yield self
+
+    def __call__(self, batch, seeds):
+        self.batches.append([(row.model, row.prompt, row.sample) for row in batch])
+        for row, seed in zip(batch, seeds, strict=True):
+            self.seeds.setdefault((row.prompt, row.sample), set()).add(seed)
+        return [Answer(f"{row.model} {row.prompt} {row.sample}", None) for row in batch]
+
+    def provenance(self):
+        return {"method": "scripted"}
+
+
+def test_any_policies_are_measured_in_their_groups_and_order():
+    policies = Scripted()
+    settings = EvaluationSettings(samples_per_prompt=2, batch_size=5, seed=9)
+
+    def score(prompts, completions, **columns):
+        assert "completion_ids" not in columns
+        assert [prompt[1] for prompt in prompts] == [text[2] for text in completions]
+        return [100 * int(text[0]) + 10 * int(text[2]) + int(text[4]) for text in completions]
+
+    front = evaluate_policies(
+        policies, ["p0", "p1", "p2"], {"brief": lambda completions, **_: [-1.0] * len(completions), "good": score},
+        settings, show_progress=False,
+    )  # fmt: skip
+    rows = [(m, p, s) for p in (1, 2, 0) for s in (0, 1) for m in (2, 0)]
+    assert policies.batches == [rows[:5], rows[5:10], rows[10:], [(1, p, s) for p in (1, 2, 0) for s in (0, 1)][:5],
+                                [(1, 0, 1)]]  # fmt: skip
+    # every model gave prompt 0..2 and sample 0..1: the mean of 10 p + s is 10.5
+    np.testing.assert_allclose(front.rewards_KN, [[10.5, -1.0], [110.5, -1.0]])
+    np.testing.assert_allclose(front.markers["other"].rewards_N, [210.5, -1.0])
+    np.testing.assert_array_equal(front.preferences_KN, Scripted.preferences_KN)
+    assert front.coefficients_KN is None
+    assert front.provenance["method"] == "scripted"
+    assert policies.seeds == {(p, s): {row_seed(9, p, s)} for p in range(3) for s in range(2)}
 
 
 # what reward functions see

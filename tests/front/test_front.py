@@ -99,6 +99,16 @@ def test_the_table_never_shows_a_negative_zero(front):
     assert "-0.000" not in rebuilt(front, coefficients_KN=tiny).table()
 
 
+def test_where_nothing_was_merged_there_are_no_coefficients(front, tmp_path):
+    unmerged = rebuilt(front, coefficients_KN=None)
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in unmerged.table().splitlines()]
+    assert cells[0] == ["", "μ positivity", "μ brevity", "positivity", "brevity"]
+    assert cells[2] == ["policy", "1", "0", "0.558 ± 0.050", "-1.017 ± 0.040"]
+    assert cells[13] == ["base", "", "", "0.332 ± 0.030", "-0.942 ± 0.050"]
+    assert unmerged.point([0.3, 0.7]).coefficients_N is None
+    assert Front.from_json(unmerged.to_json(tmp_path / "front.json")) == unmerged != front
+
+
 def test_decimals_follow_the_range(front):
     large = rebuilt(front, rewards_KN=1000 * front.rewards_KN, intervals_KN2=1000 * front.intervals_KN2, markers={})
     assert "558 ± 50 |" in large.table()
@@ -140,6 +150,7 @@ def test_a_failed_write_leaves_the_old_file(front, tmp_path, monkeypatch):
         ({"rewards": [[1.0, 2.0]]}, r"shape \(1, 2\)"),
         ({"rewards": [[1.0]] + [[1.0, 2.0]] * 10}, "equal length"),
         ({"n_samples": [[1.5, 2]] * 11}, "n_samples"),
+        ({"n_samples": [[1]] + [[1, 2]] * 10}, r"front\.json is not a valid front"),
         ({"markers": {"base": {"rewards": [1.0], "intervals": None}}}, "base"),
         ({"markers": {"base": {"rewards": [1.0, 2.0]}}}, "intervals"),
         ({"preferences": [[1.0, 0.0]] * 11}, "rows 0 and 1"),

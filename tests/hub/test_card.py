@@ -231,6 +231,13 @@ class TestMeasuredRewards:
         assert "333" not in str(card)
         assert "The rewards of this soup;" in section(card.text, "What was not measured")
 
+    def test_policies_that_were_not_merged_say_nothing_about_a_soup(self):
+        manifest = make_manifest()
+        front = make_front(manifest, [[0.8, 0.2]])
+        object.__setattr__(front, "coefficients_KN", None)
+        card = soup_card(manifest, [0.8, 0.2], kind="full", front=front)
+        assert "were not measured at these coefficients." in section(card.text, "Measured rewards")
+
     def test_without_a_front_nothing_is_claimed(self):
         card = soup_card(make_manifest(), [0.8, 0.2], kind="full")
         assert section(card.text, "Measured rewards").strip() == "The rewards of this soup were not measured."

@@ -2,36 +2,35 @@
 
 from __future__ import annotations
 
-import contextlib
 import datetime
 import importlib.metadata
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from numpy.typing import ArrayLike
 
 import trl_bonesoup
 from trl_bonesoup.errors import ConfigurationError
-from trl_bonesoup.front.front import BACKBONE_PREFIX, BASE_LABEL, Front, Marker
-from trl_bonesoup.front.metrics import BOOTSTRAP_RESAMPLES, check_preferences
+from trl_bonesoup.front.front import Front, Marker
+from trl_bonesoup.front.metrics import BOOTSTRAP_RESAMPLES
+from trl_bonesoup.front.policies import Answer, Answering, Policies, Row
 from trl_bonesoup.front.prompts import Prompt, Prompts, read_prompts
-from trl_bonesoup.front.samples import Answers, Row, check_samples_path
+from trl_bonesoup.front.samples import Answers, check_samples_path
+from trl_bonesoup.front.settings import EvaluationSettings
+from trl_bonesoup.front.soups import SoupPolicies
 from trl_bonesoup.rewards.protocol import call_reward
-from trl_bonesoup.weights import FloatArray
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-    from trl_bonesoup.manifest import Preference, SoupManifest
+    from trl_bonesoup.manifest import Preference
     from trl_bonesoup.soup.lora import BoneSoup
 
 RewardFunctions = Sequence[Callable[..., Any]] | Mapping[str, Callable[..., Any]]
 
-__all__ = ["evaluate_front"]
+__all__ = ["evaluate_front", "evaluate_policies"]
 
 
 def evaluate_front(
@@ -87,94 +86,86 @@ def evaluate_front(
         RewardError: if a reward function raises or does not return one finite score (or None) per answer.
         FrontError: if an objective has no score at all at some preference, or preferences repeat.
     """
-    started = time.monotonic()
-    settings = _Settings(samples_per_prompt, max_new_tokens, temperature, batch_size, seed)
-    sample_file = check_samples_path(samples_path)
-    functions = _reward_functions(reward_funcs, soup.manifest, objective_names)
-    preferences_KN = _preferences(preferences, soup.manifest)
-    coefficients_KN = soup.manifest.coefficients(preferences_KN, extrapolation)
-    marker_coefficients = _marker_coefficients(soup.manifest) if include_markers else {}
-    coefficients_MN = np.vstack([coefficients_KN, *marker_coefficients.values()])
-    questions = read_prompts(prompts, soup.tokenizer)
+    policies = SoupPolicies(soup, preferences, extrapolation, include_markers=include_markers)
+    return evaluate_policies(
+        policies,
+        prompts,
+        reward_funcs,
+        EvaluationSettings(samples_per_prompt, max_new_tokens, temperature, batch_size, seed),
+        objective_names=objective_names,
+        samples_path=samples_path,
+        show_progress=show_progress,
+    )
 
-    models = [*preferences_KN.tolist(), *marker_coefficients]
-    answers = Answers(models, len(questions), samples_per_prompt, tuple(functions))
-    with _progress(answers.total, show_progress) as progress, _evaluating(soup):
-        for batch, token_ids in _generate(soup, coefficients_MN, questions, settings):
-            texts = questions.decode(token_ids)
-            answers.add(batch, texts, _score(batch, texts, token_ids, questions, functions))
+
+def evaluate_policies(
+    policies: Policies,
+    prompts: Sequence[Prompt] | Dataset,
+    reward_funcs: RewardFunctions,
+    settings: EvaluationSettings | None = None,
+    *,
+    objective_names: Sequence[str] | None = None,
+    samples_path: str | Path | None = None,
+    show_progress: bool = True,
+) -> Front:
+    """Measure the mean rewards of any policies, as `evaluate_front` does those of soups.
+
+    Fronts can be compared if prompts, reward functions and settings are the same for all of them:
+    an answer's random numbers depend on these alone, and not on the policies.
+
+    Args:
+        policies: what to measure, see `trl_bonesoup.front.policies`.
+        settings: how prompts are answered; by default `EvaluationSettings()`.
+        prompts, reward_funcs, objective_names, samples_path, show_progress: see `evaluate_front`.
+    """
+    from trl_bonesoup.front.sampling import row_seed
+
+    started = time.monotonic()
+    settings = settings or EvaluationSettings()
+    sample_file = check_samples_path(samples_path)
+    functions = _reward_functions(reward_funcs, policies.objectives, objective_names)
+    questions = read_prompts(prompts)
+
+    models = [*policies.preferences_KN.tolist(), *policies.markers]
+    answers = Answers(models, len(questions), settings.samples_per_prompt, tuple(functions))
+    with policies.answering(questions, settings) as answering, _progress(answers.total, show_progress) as progress:
+        for batch in _batches(answering, settings):
+            given = answering(batch, [row_seed(settings.seed, row.prompt, row.sample) for row in batch])
+            answers.add(batch, given, _score(batch, given, questions, functions))
             progress.update(len(batch))
     if sample_file is not None:
-        answers.write(sample_file, questions.texts)
+        answers.write(sample_file, answering.texts)
 
-    rewards_MN, intervals_MN2 = answers.summary(seed)
-    k = len(preferences_KN)
+    rewards_MN, intervals_MN2 = answers.summary(settings.seed)
+    k = len(policies.preferences_KN)
     return Front(
         objectives=tuple(functions),
-        preferences_KN=preferences_KN,
-        coefficients_KN=coefficients_KN,
+        preferences_KN=policies.preferences_KN,
+        coefficients_KN=policies.coefficients_KN,
         rewards_KN=rewards_MN[:k],
         intervals_KN2=intervals_MN2[:k],
         n_samples_KN=answers.counts_MN[:k],
-        markers={label: Marker(rewards_MN[k + m], intervals_MN2[k + m]) for m, label in enumerate(marker_coefficients)},
+        markers={label: Marker(rewards_MN[k + m], intervals_MN2[k + m]) for m, label in enumerate(policies.markers)},
         provenance={
-            **_provenance(soup, questions, functions, settings),
-            "extrapolation": np.asarray(extrapolation, dtype=np.float64).tolist(),
+            **policies.provenance(),
+            **_provenance(questions, functions, settings),
             "seconds": round(time.monotonic() - started, 1),
         },
     )
 
 
-@dataclass(frozen=True)
-class _Settings:
-    samples_per_prompt: int
-    max_new_tokens: int
-    temperature: float
-    batch_size: int
-    seed: int
-
-    def __post_init__(self) -> None:
-        for name, least in (("samples_per_prompt", 1), ("max_new_tokens", 1), ("batch_size", 1), ("seed", 0)):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise ConfigurationError(f"{name} must be a whole number, at least {least}; got {value!r}.")
-        if not 0.0 <= self.temperature < float("inf"):
-            raise ConfigurationError(
-                f"temperature must be a finite number, at least 0 (0 is greedy); got {self.temperature!r}."
-            )
-
-
-def _generate(
-    soup: BoneSoup, coefficients_MN: FloatArray, questions: Prompts, settings: _Settings
-) -> Iterator[tuple[list[Row], list[list[int]]]]:
-    """Yield batches of rows with the token ids of their answers, short prompts first."""
-    from trl_bonesoup.front.sampling import generate, row_seed
-
-    merged_in_place = soup.manifest.backbones[0].kind == "full"
-    current = None
-    for batch in _batches(len(coefficients_MN), questions, settings, one_model=merged_in_place):
-        rows: contextlib.AbstractContextManager[Any] = contextlib.nullcontext()
-        if not merged_in_place:
-            rows = soup.coefficient_rows(coefficients_MN[[row.model for row in batch]])
-        elif current != batch[0].model:
-            current = batch[0].model
-            soup.set_coefficients(coefficients_MN[current])
-        with rows:
-            token_ids = generate(
-                soup.model,
-                questions.tokenizer,
-                [questions.token_ids[row.prompt] for row in batch],
-                [row_seed(settings.seed, row.prompt, row.sample) for row in batch],
-                max_new_tokens=settings.max_new_tokens,
-                temperature=settings.temperature,
-            )
-        yield batch, token_ids
+def _batches(answering: Answering, settings: EvaluationSettings) -> Iterator[list[Row]]:
+    """Yield every row, in batches of one group of models and of similar prompt length."""
+    samples = range(settings.samples_per_prompt)
+    for group in answering.groups:
+        rows = [Row(model, prompt, sample) for prompt in answering.order for sample in samples for model in group]
+        for start in range(0, len(rows), settings.batch_size):
+            yield rows[start : start + settings.batch_size]
 
 
 def _score(
     batch: Sequence[Row],
-    texts: list[str],
-    token_ids: list[list[int]],
+    answers: Sequence[Answer],
     questions: Prompts,
     functions: Mapping[str, Callable[..., Any]],
 ) -> list[list[float | None]]:
@@ -182,35 +173,11 @@ def _score(
     inputs = {
         **{name: [column[row.prompt] for row in batch] for name, column in questions.columns.items()},
         "prompts": [questions.given[row.prompt] for row in batch],
-        "completions": [questions.completion(text) for text in texts],
-        "completion_ids": token_ids,
+        "completions": [questions.completion(answer.text) for answer in answers],
     }
+    if all(answer.token_ids is not None for answer in answers):
+        inputs["completion_ids"] = [answer.token_ids for answer in answers]
     return [call_reward(function, name, **inputs) for name, function in functions.items()]
-
-
-def _batches(models: int, questions: Prompts, settings: _Settings, *, one_model: bool) -> Iterator[list[Row]]:
-    """Yield the rows in batches of similar prompt length; with `one_model`, of one model each."""
-    by_length = sorted(range(len(questions)), key=lambda prompt: len(questions.token_ids[prompt]))
-    samples = range(settings.samples_per_prompt)
-    for group in [[m] for m in range(models)] if one_model else [list(range(models))]:
-        rows = [Row(m, prompt, sample) for prompt in by_length for sample in samples for m in group]
-        for start in range(0, len(rows), settings.batch_size):
-            yield rows[start : start + settings.batch_size]
-
-
-@contextlib.contextmanager
-def _evaluating(soup: BoneSoup) -> Iterator[None]:
-    """Switch dropout off, and put the soup's preference and mode back whatever happens."""
-    training = soup.model.training
-    preference, coefficients = soup.preference, np.array(soup.coefficients)
-    soup.model.eval()
-    try:
-        yield
-    finally:
-        soup.model.train(training)
-        if not np.array_equal(soup.coefficients, coefficients):
-            soup.set_coefficients(coefficients)
-            soup.preference = preference
 
 
 def _progress(rows: int, show: bool) -> Any:
@@ -220,28 +187,27 @@ def _progress(rows: int, show: bool) -> Any:
 
 
 def _reward_functions(
-    reward_funcs: RewardFunctions, manifest: SoupManifest, names: Sequence[str] | None
+    reward_funcs: RewardFunctions, objectives: tuple[str, ...], names: Sequence[str] | None
 ) -> dict[str, Callable[..., Any]]:
-    """Return the reward functions by the front's objective names, in the soup's order."""
-    trained = manifest.objective_names
+    """Return the reward functions by the front's objective names, in the policies' order."""
     if isinstance(reward_funcs, Mapping):
-        if set(reward_funcs) != set(trained):
+        if set(reward_funcs) != set(objectives):
             raise ConfigurationError(
-                f"reward_funcs must have the soup's objectives {list(trained)} as keys; got {list(reward_funcs)}."
+                f"reward_funcs must have the objectives {list(objectives)} as keys; got {list(reward_funcs)}."
             )
-        functions = [reward_funcs[name] for name in trained]
+        functions = [reward_funcs[name] for name in objectives]
     else:
         functions = list(reward_funcs)
-    shown = tuple(names) if names is not None else trained
-    if not len(functions) == len(shown) == len(trained) or len(set(shown)) != len(shown):
+    shown = tuple(names) if names is not None else objectives
+    if not len(functions) == len(shown) == len(objectives) or len(set(shown)) != len(shown):
         raise ConfigurationError(
-            f"This soup has the objectives {list(trained)}, and needs one reward function for each, in that order, "
+            f"The objectives are {list(objectives)}, and each needs one reward function, in that order, "
             f"under different names; got {len(functions)} functions and the names {list(shown)}."
         )
-    if set(shown) == set(trained) and shown != trained:
+    if set(shown) == set(objectives) and shown != objectives:
         raise ConfigurationError(
-            f"objective_names {list(shown)} are the soup's in another order; preferences and reward functions go by "
-            f"the soup's order {list(trained)}."
+            f"objective_names {list(shown)} are those of the soup or policies in another order; preferences and "
+            f"reward functions go by the order {list(objectives)}."
         )
     for name, function in zip(shown, functions, strict=True):
         if not callable(function):
@@ -251,28 +217,11 @@ def _reward_functions(
     return dict(zip(shown, functions, strict=True))
 
 
-def _preferences(preferences: Any, manifest: SoupManifest) -> FloatArray:
-    if isinstance(preferences, Mapping) or not len(preferences):
-        raise ConfigurationError(f"preferences must be a list of at least one preference; got {preferences!r}.")
-    preferences_KN = np.stack([manifest.preference(preference) for preference in preferences])
-    return check_preferences(preferences_KN, np.zeros_like(preferences_KN))
-
-
-def _marker_coefficients(manifest: SoupManifest) -> dict[str, FloatArray]:
-    n = len(manifest.objective_names)
-    backbones = {f"{BACKBONE_PREFIX}{name}": np.eye(n)[j] for j, name in enumerate(manifest.objective_names)}
-    return {BASE_LABEL: np.zeros(n), **backbones}
-
-
 def _provenance(
-    soup: BoneSoup, questions: Prompts, functions: Mapping[str, Callable[..., Any]], settings: _Settings
+    questions: Prompts, functions: Mapping[str, Callable[..., Any]], settings: EvaluationSettings
 ) -> dict[str, Any]:
-    manifest = soup.manifest
     return {
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "base_model": manifest.base_model.model_dump(mode="json"),
-        "backbones": [backbone.model_dump(mode="json") for backbone in manifest.backbones],
-        "combination_weights": manifest.weights.tolist(),
         "rewards": {name: getattr(func, "__name__", type(func).__name__) for name, func in functions.items()},
         "prompts": len(questions),
         "prompts_sha256": questions.digest(),
@@ -281,8 +230,6 @@ def _provenance(
         "decoding": {"max_new_tokens": settings.max_new_tokens, "temperature": float(settings.temperature)},
         "batch_size": settings.batch_size,
         "intervals": f"95 % percentile bootstrap over prompts, {BOOTSTRAP_RESAMPLES} resamples",
-        "device": str(soup.model.device),
-        "dtype": str(soup.model.dtype).removeprefix("torch."),
         "versions": {
             "trl-bonesoup": trl_bonesoup.__version__,
             **{name: importlib.metadata.version(name) for name in ("torch", "transformers", "peft", "numpy")},

@@ -1,27 +1,22 @@
-"""Front: the measured mean rewards of a soup over a grid of preferences, with everything needed to judge them."""
+"""Front: mean rewards measured over a grid of preferences, with everything needed to judge them."""
 
 from __future__ import annotations
 
-import json
-import math
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
 
 from trl_bonesoup.errors import FrontError
 from trl_bonesoup.front import metrics
+from trl_bonesoup.front.record import FORMAT_VERSION, as_json, read_record, write_json
 from trl_bonesoup.weights import FloatArray
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-FORMAT_VERSION = 1
 
 BASE_LABEL = "base"
 """Label of the marker for λ = 0: the model that every backbone started from."""
@@ -59,7 +54,7 @@ class FrontPoint:
 
     index: int
     preference_N: FloatArray
-    coefficients_N: FloatArray
+    coefficients_N: FloatArray | None
     rewards_N: FloatArray
     intervals_N2: FloatArray
     n_samples_N: NDArray[np.int64]
@@ -67,14 +62,14 @@ class FrontPoint:
 
 @dataclass(frozen=True, eq=False)
 class Front:
-    """Mean rewards of the soups over K preferences, with intervals, markers and provenance.
+    """Mean rewards of the soups (or other policies) of K preferences, with intervals, markers and provenance.
 
     Arrays are copied, checked and made read-only. Two fronts are equal if everything in them is.
 
     Args:
         objectives: names of the N ≥ 2 objectives; every axis N below is in this order.
         preferences_KN: μ, each row on the simplex, no two equal.
-        coefficients_KN: the merging coefficients λ of each preference.
+        coefficients_KN: the merging coefficients λ of each preference; None where nothing was merged.
         rewards_KN: mean rewards.
         intervals_KN2: 95 % intervals of the means, lower and upper end (`evaluate_front` makes
             percentile bootstrap intervals by resampling prompts).
@@ -88,7 +83,7 @@ class Front:
 
     objectives: tuple[str, ...]
     preferences_KN: FloatArray
-    coefficients_KN: FloatArray
+    coefficients_KN: FloatArray | None
     rewards_KN: FloatArray
     intervals_KN2: FloatArray
     n_samples_KN: NDArray[np.int64]
@@ -110,8 +105,8 @@ class Front:
             raise FrontError(
                 f"n_samples_KN must hold whole numbers of at least 1 in shape {shape}; got {self.n_samples_KN!r}."
             )
-        coefficients_KN = _frozen(self.coefficients_KN, "coefficients")
-        if coefficients_KN.shape != shape:
+        coefficients_KN = None if self.coefficients_KN is None else _frozen(self.coefficients_KN, "coefficients")
+        if coefficients_KN is not None and coefficients_KN.shape != shape:
             raise FrontError(f"Coefficients must have shape {shape}; got {coefficients_KN.shape}.")
         intervals_KN2 = _frozen(self.intervals_KN2, "intervals")
         _check_intervals(intervals_KN2, rewards_KN)
@@ -124,7 +119,7 @@ class Front:
             "intervals_KN2": intervals_KN2,
             "n_samples_KN": _read_only(counts.astype(np.int64)),
             "markers": markers,
-            "provenance": _as_json(self.provenance),
+            "provenance": as_json(self.provenance),
         }
         for name, value in checked.items():
             object.__setattr__(self, name, value)
@@ -200,28 +195,20 @@ class Front:
         return FrontPoint(
             index=index,
             preference_N=self.preferences_KN[index],
-            coefficients_N=self.coefficients_KN[index],
+            coefficients_N=None if self.coefficients_KN is None else self.coefficients_KN[index],
             rewards_N=self.rewards_KN[index],
             intervals_N2=self.intervals_KN2[index],
             n_samples_N=self.n_samples_KN[index],
         )
 
     def table(self) -> str:
-        """Return an aligned Markdown table: preference μ, coefficients λ, mean rewards ± half their interval.
+        """Return an aligned Markdown table: preference μ, coefficients λ (if any), mean rewards ± half their interval.
 
         The markers follow the preferences, under their labels.
         """
-        decimals = self._decimals()
-        header = ["", *(f"μ {name}" for name in self.objectives), *(f"λ {name}" for name in self.objectives)]
-        rows = [[*header, *self.objectives]]
-        for k in range(len(self)):
-            cells = ["soup", *(f"{weight:.6g}" for weight in self.preferences_KN[k])]
-            cells += [f"{coefficient + 0.0:+.3f}" for coefficient in self.coefficients_KN[k].round(3)]
-            rows.append([*cells, *_mean_cells(self.rewards_KN[k], self.intervals_KN2[k], decimals)])
-        for label, marker in self.markers.items():
-            blanks = [""] * (2 * len(self.objectives))
-            rows.append([label, *blanks, *_mean_cells(marker.rewards_N, marker.intervals_N2, decimals)])
-        return _markdown(rows)
+        from trl_bonesoup.front.table import front_table
+
+        return front_table(self)
 
     def plot(self, path: str | Path | None = None, *, kind: str = "front") -> Figure:
         """Draw the front, write it to `path` if given (SVG, PDF or PNG by its ending), and return the figure.
@@ -243,13 +230,7 @@ class Front:
 
     def to_json(self, path: str | Path) -> Path:
         """Write the front to a JSON file, completely or not at all, and return its path."""
-        target = Path(path)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        text = json.dumps(self._record(), indent=2, ensure_ascii=False, allow_nan=False)
-        beside = target.with_name(f".{target.name}.{os.getpid()}")
-        beside.write_text(text + "\n", encoding="utf-8")
-        beside.replace(target)
-        return target
+        return write_json(self._record(), path)
 
     @classmethod
     def from_json(cls, path: str | Path) -> Front:
@@ -258,25 +239,23 @@ class Front:
         Raises:
             FrontError: if there is no such file, or it is not a complete front of this format version.
         """
-        file = Path(path)
+        record = read_record(path)
         try:
-            data = json.loads(file.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
-        except OSError as error:
-            raise FrontError(f"The front {file} cannot be read: {error.strerror}.") from error
-        except ValueError as error:
-            raise FrontError(f"{file} is not a front in valid JSON: {error}.") from error
-        version = data.get("format_version") if isinstance(data, dict) else None
-        if version != FORMAT_VERSION:
-            raise FrontError(
-                f"{file} has format version {version!r}; this version of trl-bonesoup reads fronts of version "
-                f"{FORMAT_VERSION}. A newer file needs a newer trl-bonesoup."
+            return cls(
+                objectives=tuple(record.objectives),
+                preferences_KN=record.preferences,  # type: ignore[arg-type]
+                coefficients_KN=record.coefficients,  # type: ignore[arg-type]
+                rewards_KN=record.rewards,  # type: ignore[arg-type]
+                intervals_KN2=record.intervals,  # type: ignore[arg-type]
+                n_samples_KN=record.n_samples,  # type: ignore[arg-type]
+                markers={
+                    label: Marker(marker.rewards, marker.intervals)  # type: ignore[arg-type]
+                    for label, marker in record.markers.items()
+                },
+                provenance=record.provenance,
             )
-        try:
-            record = _FrontRecord.model_validate(data)
-        except ValidationError as error:
-            problems = "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())
-            raise FrontError(f"{file} is not a valid front: {problems}.") from error
-        return record.front()
+        except ValueError as error:
+            raise FrontError(f"{path} is not a valid front: {error}") from error
 
     def _record(self) -> dict[str, Any]:
         markers = {
@@ -290,7 +269,7 @@ class Front:
             "format_version": FORMAT_VERSION,
             "objectives": list(self.objectives),
             "preferences": self.preferences_KN.tolist(),
-            "coefficients": self.coefficients_KN.tolist(),
+            "coefficients": None if self.coefficients_KN is None else self.coefficients_KN.tolist(),
             "rewards": self.rewards_KN.tolist(),
             "intervals": self.intervals_KN2.tolist(),
             "n_samples": self.n_samples_KN.tolist(),
@@ -315,50 +294,6 @@ class Front:
                 f"got shape {values_N.shape}."
             )
         return values_N
-
-    def _decimals(self) -> list[int]:
-        """Return, per objective, the decimals that show its range of means to three digits."""
-        spans = np.ptp(np.vstack([self.rewards_KN, *(m.rewards_N for m in self.markers.values())]), axis=0)
-        return [min(6, max(0, 2 - math.floor(math.log10(span)))) if span > 0.0 else 3 for span in spans]
-
-
-class _MarkerRecord(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
-
-    rewards: list[float]
-    intervals: list[list[float]] | None
-
-
-class _FrontRecord(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
-
-    format_version: int
-    objectives: list[str]
-    preferences: list[list[float]]
-    coefficients: list[list[float]]
-    rewards: list[list[float]]
-    intervals: list[list[list[float]]]
-    n_samples: list[list[int]]
-    markers: dict[str, _MarkerRecord]
-    provenance: dict[str, JsonValue]
-
-    def front(self) -> Front:
-        try:
-            return Front(
-                objectives=tuple(self.objectives),
-                preferences_KN=self.preferences,  # type: ignore[arg-type]
-                coefficients_KN=self.coefficients,  # type: ignore[arg-type]
-                rewards_KN=self.rewards,  # type: ignore[arg-type]
-                intervals_KN2=self.intervals,  # type: ignore[arg-type]
-                n_samples_KN=self.n_samples,  # type: ignore[arg-type]
-                markers={
-                    label: Marker(marker.rewards, marker.intervals)  # type: ignore[arg-type]
-                    for label, marker in self.markers.items()
-                },
-                provenance=self.provenance,
-            )
-        except ValueError as error:
-            raise FrontError(str(error)) from error
 
 
 def _frozen(values: ArrayLike, what: str) -> FloatArray:
@@ -387,34 +322,3 @@ def _as_marker(label: str, marker: Marker | ArrayLike, n: int) -> Marker:
             f"got shape {result.rewards_N.shape}."
         )
     return result
-
-
-def _as_json(provenance: Mapping[str, Any]) -> dict[str, Any]:
-    try:
-        return json.loads(json.dumps(dict(provenance), allow_nan=False))
-    except (TypeError, ValueError) as error:
-        raise FrontError(f"The provenance must hold only what JSON can: {error}.") from error
-
-
-def _refuse_constant(name: str) -> float:
-    raise ValueError(f"{name} is not a number that a front may hold")
-
-
-def _mean_cells(rewards_N: FloatArray, intervals_N2: FloatArray | None, decimals: Sequence[int]) -> list[str]:
-    cells = [f"{reward:.{places}f}" for reward, places in zip(rewards_N, decimals, strict=True)]
-    if intervals_N2 is None:
-        return cells
-    halves = (intervals_N2[:, 1] - intervals_N2[:, 0]) / 2.0
-    return [f"{cell} ± {half:.{places}f}" for cell, half, places in zip(cells, halves, decimals, strict=True)]
-
-
-def _markdown(rows: Sequence[Sequence[str]]) -> str:
-    """Return rows as an aligned Markdown table: the first is the header, the first column is left-aligned."""
-    escaped = [[cell.replace("|", "\\|") for cell in row] for row in rows]
-    widths = [max(3, *(len(row[column]) for row in escaped)) for column in range(len(escaped[0]))]
-    lines = []
-    for row in escaped:
-        cells = [row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))]
-        lines.append("| " + " | ".join(cells) + " |")
-    rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
-    return "\n".join([lines[0], "| " + " | ".join(rule) + " |", *lines[1:]])

@@ -19,20 +19,17 @@ Prompt = str | Sequence[Mapping[str, Any]]
 
 _RESERVED_COLUMNS = ("prompt", "prompts", "completion", "completions", "completion_ids")
 
-__all__ = ["Prompt", "Prompts", "read_prompts"]
+__all__ = ["EncodedPrompts", "Prompt", "Prompts", "encode_prompts", "read_prompts"]
 
 
 @dataclass(frozen=True)
 class Prompts:
-    """P prompts of one kind, as the caller gave them, as text, and as token ids."""
+    """P prompts of one kind, as the caller gave them."""
 
     given: list[Any]
-    texts: list[str]
-    token_ids: list[list[int]]
     columns: dict[str, list[Any]]
     """The data set's other columns, which reward functions receive by name."""
     conversational: bool
-    tokenizer: PreTrainedTokenizerBase
 
     def __len__(self) -> int:
         return len(self.given)
@@ -41,31 +38,34 @@ class Prompts:
         """Return an answer in the form that TRL passes to reward functions: text, or a list with a message."""
         return [{"role": "assistant", "content": text}] if self.conversational else text
 
-    def decode(self, token_ids: list[list[int]]) -> list[str]:
-        """Return the texts of answers, without special tokens."""
-        return [self.tokenizer.decode(ids, skip_special_tokens=True) for ids in token_ids]
-
     def digest(self) -> str:
         """Return the SHA-256 of the prompts, which tells whether two fronts were measured on the same ones."""
         return hashlib.sha256(json.dumps(self.given, ensure_ascii=False, default=str).encode()).hexdigest()
 
 
-def read_prompts(prompts: Sequence[Prompt] | Dataset, tokenizer: PreTrainedTokenizerBase | None) -> Prompts:
-    """Check and encode prompts: texts as they are, conversations through the chat template.
+@dataclass(frozen=True)
+class EncodedPrompts:
+    """P prompts as one tokenizer writes them: texts as they are, conversations through its chat template."""
 
-    A conversation that ends with a message of the assistant is continued, any other is answered.
+    texts: list[str]
+    token_ids: list[list[int]]
+    tokenizer: PreTrainedTokenizerBase
 
-    Args:
-        prompts: a list of texts, a list of conversations, or a `datasets.Dataset` with a "prompt"
-            column of either.
-        tokenizer: the soup's.
+    def decode(self, token_ids: list[list[int]]) -> list[str]:
+        """Return the texts of answers, without special tokens."""
+        return [self.tokenizer.decode(ids, skip_special_tokens=True) for ids in token_ids]
+
+    def by_length(self) -> list[int]:
+        """Return the prompts, short ones first."""
+        return sorted(range(len(self.token_ids)), key=lambda prompt: len(self.token_ids[prompt]))
+
+
+def read_prompts(prompts: Sequence[Prompt] | Dataset) -> Prompts:
+    """Check prompts: a list of texts, a list of conversations, or a data set with a "prompt" column of either.
 
     Raises:
-        ConfigurationError: for fewer than 2 prompts, texts mixed with conversations, anything else,
-            an empty prompt, or a tokenizer or chat template that is missing.
+        ConfigurationError: for fewer than 2 prompts, texts mixed with conversations, or anything else.
     """
-    if tokenizer is None:
-        raise ConfigurationError("This soup has no tokenizer; save one beside its backbones or its base model.")
     given, columns = _columns(prompts)
     if len(given) < 2:
         raise ConfigurationError(
@@ -74,13 +74,30 @@ def read_prompts(prompts: Sequence[Prompt] | Dataset, tokenizer: PreTrainedToken
     kinds = {_kind(prompt, index) for index, prompt in enumerate(given)}
     if len(kinds) > 1:
         raise ConfigurationError("The prompts mix texts and conversations; reward functions expect one kind.")
-    conversational = kinds == {"conversation"}
-    texts = [_chat_text(prompt, tokenizer) for prompt in given] if conversational else list(given)
-    token_ids = [list(tokenizer(text, add_special_tokens=not conversational)["input_ids"]) for text in texts]
+    return Prompts(given, columns, kinds == {"conversation"})
+
+
+def encode_prompts(prompts: Prompts, tokenizer: PreTrainedTokenizerBase | None) -> EncodedPrompts:
+    """Encode prompts for a model.
+
+    A conversation that ends with a message of the assistant is continued, any other is answered.
+
+    Args:
+        prompts: what to encode.
+        tokenizer: the model's.
+
+    Raises:
+        ConfigurationError: for an empty prompt, or a tokenizer or chat template that is missing.
+    """
+    if tokenizer is None:
+        raise ConfigurationError("This soup has no tokenizer; save one beside its backbones or its base model.")
+    chat = prompts.conversational
+    texts = [_chat_text(prompt, tokenizer) for prompt in prompts.given] if chat else list(prompts.given)
+    token_ids = [list(tokenizer(text, add_special_tokens=not chat)["input_ids"]) for text in texts]
     for index, ids in enumerate(token_ids):
         if not ids:
-            raise ConfigurationError(f"Prompt {index} is empty: {given[index]!r}.")
-    return Prompts(given, texts, token_ids, columns, conversational, tokenizer)
+            raise ConfigurationError(f"Prompt {index} is empty: {prompts.given[index]!r}.")
+    return EncodedPrompts(texts, token_ids, tokenizer)
 
 
 def _columns(prompts: Any) -> tuple[list[Any], dict[str, list[Any]]]:

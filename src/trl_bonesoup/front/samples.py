@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,20 +13,12 @@ from numpy.typing import NDArray
 
 from trl_bonesoup.errors import ConfigurationError, FrontError
 from trl_bonesoup.front.metrics import bootstrap_intervals
+from trl_bonesoup.front.policies import Answer, Row
 from trl_bonesoup.weights import FloatArray
 
 FORMATS = (".jsonl", ".parquet")
 
-__all__ = ["Answers", "Row", "check_samples_path"]
-
-
-@dataclass(frozen=True)
-class Row:
-    """One answer: of which model (soup or marker), to which prompt, and which sample of it."""
-
-    model: int
-    prompt: int
-    sample: int
+__all__ = ["Answers", "check_samples_path"]
 
 
 class Answers:
@@ -59,11 +50,11 @@ class Answers:
         """How many scores each model has for each objective; a declined one (None) does not count."""
         return (~np.isnan(self.scores_MPSN)).sum(axis=(1, 2))
 
-    def add(self, batch: Sequence[Row], texts: Sequence[str], scores: Sequence[Sequence[float | None]]) -> None:
+    def add(self, batch: Sequence[Row], answers: Sequence[Answer], scores: Sequence[Sequence[float | None]]) -> None:
         """Add a batch of answers; `scores` holds, for each objective, one score or None per answer."""
-        for row, text, *values in zip(batch, texts, *scores, strict=True):
+        for row, answer, *values in zip(batch, answers, *scores, strict=True):
             place = row.model, row.prompt, row.sample
-            self.completions_MPS[place] = text
+            self.completions_MPS[place] = answer.text
             self.scores_MPSN[place] = [np.nan if value is None else value for value in values]
 
     def summary(self, seed: int) -> tuple[FloatArray, FloatArray]:

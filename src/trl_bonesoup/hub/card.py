@@ -163,6 +163,8 @@ def _measured(
             f"{list(manifest.objective_names)}: give the front that was measured with this soup."
         )
     point = front.nearest(preference_N)
+    if point.coefficients_N is None:
+        return None
     apart = max(np.abs(point.preference_N - preference_N).max(), np.abs(point.coefficients_N - coefficients_N).max())
     return point if apart <= SAME_COEFFICIENT else None
 

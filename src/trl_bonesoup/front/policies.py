@@ -1,0 +1,93 @@
+"""Policies: what a front can be measured on, which is anything that answers prompts differently for each preference.
+
+Letters: K preferences, M ≥ K models (those of the preferences, then markers), N objectives.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from trl_bonesoup.front.prompts import EncodedPrompts, Prompts
+from trl_bonesoup.front.settings import EvaluationSettings
+from trl_bonesoup.weights import FloatArray
+
+__all__ = ["Answer", "Answering", "Policies", "Row", "answer_with"]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One answer to be given: by which of the M models, to which prompt, and which sample of it."""
+
+    model: int
+    prompt: int
+    sample: int
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One answer: its text, and its tokens without the end of text where they are known."""
+
+    text: str
+    token_ids: list[int] | None
+
+
+class Answering(Protocol):
+    """Policies while they answer the prompts of one evaluation.
+
+    Attributes:
+        groups: the M models, split into those whose rows may share a batch; groups are answered in this order.
+        order: the prompts, in the order that pads batches least.
+        texts: what each prompt was to the models.
+    """
+
+    groups: Sequence[Sequence[int]]
+    order: Sequence[int]
+    texts: Sequence[str]
+
+    def __call__(self, batch: Sequence[Row], seeds: Sequence[int]) -> list[Answer]:
+        """Answer a batch of rows of one group. Each row's seed is shared by all models, and by no other prompt."""
+        ...
+
+
+class Policies(Protocol):
+    """M models that answer prompts, one for each of K preferences and others to compare them with.
+
+    Attributes:
+        objectives: names of the N objectives, in order.
+        preferences_KN: what the first K models are for.
+        coefficients_KN: their merging coefficients λ; None where nothing is merged.
+        markers: labels of the other M - K models.
+    """
+
+    objectives: tuple[str, ...]
+    preferences_KN: FloatArray
+    coefficients_KN: FloatArray | None
+    markers: tuple[str, ...]
+
+    def answering(self, prompts: Prompts, settings: EvaluationSettings) -> AbstractContextManager[Answering]:
+        """Check that these prompts can be answered, and get ready; at the end, leave everything as it was."""
+        ...
+
+    def provenance(self) -> dict[str, Any]:
+        """Return what front.json records of these policies, in what JSON can hold."""
+        ...
+
+
+def answer_with(
+    model: Any, prompts: EncodedPrompts, batch: Sequence[Row], seeds: Sequence[int], settings: EvaluationSettings
+) -> list[Answer]:
+    """Answer a batch with a language model that is ready for its rows."""
+    from trl_bonesoup.front.sampling import generate
+
+    token_ids = generate(
+        model,
+        prompts.tokenizer,
+        [prompts.token_ids[row.prompt] for row in batch],
+        seeds,
+        max_new_tokens=settings.max_new_tokens,
+        temperature=settings.temperature,
+    )
+    return [Answer(text, ids) for text, ids in zip(prompts.decode(token_ids), token_ids, strict=True)]
