@@ -175,7 +175,7 @@ def test_a_killed_backbone_continues_from_its_checkpoint(
 def test_a_backbone_killed_while_it_was_saved_is_not_trained_again(
     base: str, prompts: Dataset, settings: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from trl_bonesoup.training import seek as module
+    from trl_bonesoup.training import backbone as module
 
     args = settings(save_strategy="steps", save_steps=4)
 
@@ -198,6 +198,51 @@ def test_a_backbone_killed_while_it_was_saved_is_not_trained_again(
     record.write_text(json.dumps(recorded))
     seek(base, spoiled, B, args, prompts, peft_config=LORA, backbones=[0])
     assert (Path(args.output_dir) / "says_w5" / "adapter_config.json").is_file()
+
+
+@pytest.mark.parametrize(
+    ("schedule", "peft_config"),
+    [("constant", LORA), ("cosine", LORA), ("linear", None)],
+    ids=["constant", "cosine", "linear-full"],
+)
+def test_a_run_that_paused_ends_as_one_that_did_not(
+    base: str, prompts: Dataset, settings: Any, tmp_path: Path, schedule: str, peft_config: LoraConfig | None
+) -> None:
+    """Bit by bit and with any schedule, since it spans the whole training from the start."""
+
+    def run(name: str, **kwargs: Any) -> SoupManifest | None:
+        args = settings(output_dir=str(tmp_path / name), max_steps=8, lr_scheduler_type=schedule)
+        return seek(base, REWARDS, B, args, prompts, peft_config=peft_config, calibration_samples=8, **kwargs)
+
+    whole = run("whole")
+    assert run("paused", stop_after=2) is None
+    paused = tmp_path / "paused"
+    assert not (paused / "soup.json").exists()
+    for slug in ("says_w5", "says_w7"):
+        assert [path.name for path in (paused / f".training-{slug}").glob("checkpoint-*")] == ["checkpoint-2"]
+    assert run("paused") == whole
+    for slug in ("says_w5", "says_w7"):
+        (file,) = (tmp_path / "whole" / slug).glob("*.safetensors")
+        found = load_file(paused / slug / file.name)
+        assert all(torch.equal(found[name], value) for name, value in load_file(file).items()), slug
+
+
+def test_a_pause_is_not_repeated_and_comes_at_the_end_of_a_rollout(
+    base: str, prompts: Dataset, settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    args = settings(max_steps=8)
+    for wrong in (3, 0, True, 2.0):
+        with pytest.raises(ConfigurationError, match="multiple of the 2 optimizer steps of one rollout"):
+            seek(base, REWARDS, B, args, prompts, peft_config=LORA, stop_after=wrong)
+    with pytest.raises(ConfigurationError, match="below max_steps=8; got 8"):
+        seek(base, REWARDS, B, args, prompts, peft_config=LORA, stop_after=8)
+    with pytest.raises(ConfigurationError, match="save_only_model"):
+        seek(base, REWARDS, B, settings(max_steps=8, save_only_model=True), prompts, peft_config=LORA, stop_after=2)
+    assert not Path(args.output_dir).exists()
+    seek(base, REWARDS, B, args, prompts, peft_config=LORA, stop_after=4)
+    monkeypatch.setattr(MultiRewardPPOTrainer, "train", None)  # what has come so far already is not trained
+    assert seek(base, REWARDS, B, args, prompts, peft_config=LORA, stop_after=4) is None
+    assert seek(base, REWARDS, B, args, prompts, peft_config=LORA, stop_after=2) is None
 
 
 @pytest.mark.parametrize(

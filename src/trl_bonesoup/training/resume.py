@@ -59,6 +59,24 @@ class SaveAtRollouts(TrainerCallback):
         return control
 
 
+class PauseAt(TrainerCallback):
+    """Ends training early, with a checkpoint from which it continues as if it had not.
+
+    Args:
+        step: optimizer step at which to pause, at the end of a rollout.
+    """
+
+    def __init__(self, step: int):
+        self.step = step
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
+        """Pause, unless this is the last step anyway."""
+        if self.step <= state.global_step < state.max_steps:
+            control.should_save = True
+            control.should_training_stop = True
+        return control
+
+
 def save_state(folder: Path, critic: nn.Module, kl: KLController, normalizer: ScoreNormalizer) -> None:
     """Begin a checkpoint with the critic and the running statistics, in files of their own.
 

@@ -113,33 +113,63 @@ class Run:
         """Whether backbone j is complete: its folder is renamed into place as the last thing."""
         return any((self.backbone_folder(j) / name).exists() for name in ("config.json", "adapter_config.json"))
 
+    def checkpoint(self, j: int) -> Path | None:
+        """Return the newest complete checkpoint of backbone j while it is trained, or `None`."""
+        from trl_bonesoup.training.resume import last_complete_checkpoint
+
+        return last_complete_checkpoint(self.work_folder(j))
+
+    def has_reached(self, j: int, step: int | None) -> bool:
+        """Whether backbone j has a checkpoint of this optimizer step or a later one."""
+        if step is None:
+            return False
+        found = self.checkpoint(j)
+        return found is not None and checkpoint_step(found) >= step
+
     def finish(self) -> SoupManifest | None:
         """Write soup.json if every backbone is finished, and return it."""
         missing = [slug for j, slug in enumerate(self.slugs) if not self.is_finished(j)]
         if missing:
             logger.info("Still to train before soup.json can be written: %s.", ", ".join(missing))
             return None
+        manifest = self.manifest(
+            self.request["combination_weights"], self.slugs, [self._steps(j) for j in range(len(self.slugs))]
+        )
+        manifest.save(self.folder)
+        return manifest
+
+    def manifest(self, weights: Any, paths: Sequence[str], steps: Sequence[int]) -> SoupManifest:
+        """Return the record of a soup of N backbones that this run trained, or has checkpoints of.
+
+        Args:
+            weights: B of shape (N, N).
+            paths: of the backbones, as soup.json shall name them.
+            steps: optimizer steps of each.
+        """
         request = self.request
-        scales: Sequence[ScoreStatistics | None] = self.statistics or [None] * len(self.slugs)
-        manifest = SoupManifest(
+        scales: Sequence[ScoreStatistics | None] = self.statistics or [None] * len(request["objectives"])
+        return SoupManifest(
             base_model=BaseModelRef(**request["base_model"]),
             objectives=tuple(
                 Objective(name=name, reward=spec, normalization=scale)
                 for name, spec, scale in zip(request["objectives"], request["rewards"], scales, strict=True)
             ),
-            combination_weights=request["combination_weights"],
+            combination_weights=weights,
             backbones=tuple(
-                Backbone(path=slug, kind=request["kind"], steps=self._steps(j), seed=request["settings"]["seed"])
-                for j, slug in enumerate(self.slugs)
+                Backbone(path=path, kind=request["kind"], steps=count, seed=request["settings"]["seed"])
+                for path, count in zip(paths, steps, strict=True)
             ),
             training={**request["settings"], **request["adapter"]},
             versions={"trl-bonesoup": __version__, **{name: version(name) for name in _LIBRARIES}},
         )
-        manifest.save(self.folder)
-        return manifest
 
     def _steps(self, j: int) -> int:
         return json.loads(self.log_file(j).read_text(encoding="utf-8"))["steps"]
+
+
+def checkpoint_step(checkpoint: Path) -> int:
+    """Return the optimizer step of a checkpoint's folder."""
+    return int(checkpoint.name.rpartition("-")[2])
 
 
 def differences(there: dict[str, Any], now: dict[str, Any], places: tuple[str, str] = ("there", "now")) -> list[str]:
