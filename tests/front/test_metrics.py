@@ -1,4 +1,5 @@
 import itertools
+import math
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ from hypothesis.extra.numpy import arrays
 
 from trl_bonesoup.errors import FrontError
 from trl_bonesoup.front import metrics
+from trl_bonesoup.front.front import Front
 from trl_bonesoup.weights import simplex_grid
 
 GRID = simplex_grid(2)
@@ -81,6 +83,18 @@ def test_inner_product_worked_out_by_hand():
     )
 
 
+@pytest.mark.parametrize("n", [2, 3, 4])
+@given(data=st.data())
+def test_inner_product_equals_a_slow_loop(n, data):
+    preferences_KN = simplex_grid(n, step=0.5)
+    rewards_KN = data.draw(arrays(np.float64, preferences_KN.shape, elements=NUMBERS))
+    total = 0.0
+    for mu_N, r_N in zip(preferences_KN, rewards_KN, strict=True):
+        for mu, r in zip(mu_N, r_N, strict=True):
+            total += mu * r / len(rewards_KN)
+    assert metrics.inner_product(preferences_KN, rewards_KN) == pytest.approx(total, abs=1e-9)
+
+
 # controllability
 
 
@@ -130,6 +144,52 @@ def test_equal_weights_ask_for_nothing():
     assert metrics.controllability(grid, 2.0 * grid - 1.0) == 1.0
 
 
+def test_weights_that_differ_by_rounding_are_equal():
+    tenth = 0.1 + 0.2  # a hair above 0.3
+    assert metrics.controllability([[0.3, 0.7, 0.0], [tenth, 0.0, 0.7]], [[9, 1, 0], [1, 0, 1]]) == 1.0
+
+
+def test_what_happens_to_objectives_of_equal_weight_does_not_matter():
+    """Each reward follows its own weight, and moves with the others by less than one step of the grid."""
+    grid = simplex_grid(3)
+    moved = grid + 0.04 * np.cos(7.0 * np.roll(grid, 1, axis=1))
+    first, second = np.triu_indices(66, k=1)
+    equal = np.isclose(grid[first], grid[second])
+    assert (moved[first] - moved[second])[equal].any()
+    assert metrics.controllability(grid, moved) == 1.0
+
+
+def test_one_swap_in_the_grid_of_66_counted_by_hand():
+    """The rewards of (1, 0, 0) and (.9, .1, 0) change places: 21 of the 2145 pairs are lost.
+
+    The pair itself; (1, 0, 0), which now ties in objective 0 with (.9, 0, .1) and in objective 1 with the
+    9 others that have .1 there; and (.9, .1, 0), which ties in objective 1 with the 10 others that have 0.
+    """
+    grid = simplex_grid(3)
+    rewards_KN = grid.copy()
+    rewards_KN[[0, 1]] = grid[[1, 0]]
+    assert metrics.controllability(grid, rewards_KN) == pytest.approx(2124 / 2145)
+    assert controllability_slowly(grid, rewards_KN) == pytest.approx(2124 / 2145)
+
+
+def test_equal_rewards_are_no_control_on_any_grid():
+    assert metrics.controllability(GRID, np.zeros((11, 2))) == 0.0
+    assert metrics.controllability(simplex_grid(3), np.zeros((66, 3))) == 0.0
+
+
+def test_rewards_that_run_against_the_preferences_are_no_control():
+    assert metrics.controllability(GRID, -GRID) == 0.0
+
+
+def test_pair_order_says_which_pairs_and_how_much_of_each():
+    preferences_KN = [[0.5, 0.5, 0], [0.5, 0, 0.5], [0, 0.5, 0.5]]
+    rewards_KN = [[1, 3, 0], [9, 2, 1], [0, 2, 2]]
+    # 0-1 differ in objectives 1 and 2: both right. 0-2 in 0 and 2: both right. 1-2 in 0 and 1: 9 > 0, but 2 = 2.
+    expected = [[1, 1, 1], [1, 1, 0.5], [1, 0.5, 1]]
+    np.testing.assert_array_equal(metrics.pair_order(preferences_KN, rewards_KN), expected)
+    assert metrics.controllability(preferences_KN, rewards_KN) == pytest.approx(2 / 3)
+
+
 def test_a_tie_in_reward_is_not_control():
     assert metrics.controllability([[1, 0], [0, 1]], [[0.5, 0.0], [0.5, 1.0]]) == 0.0
 
@@ -152,6 +212,15 @@ def test_length_counts_distinct_solutions_that_none_dominates(rewards_KN):
     assert metrics.length_of_front(rewards_KN) == len(kept)
 
 
+@pytest.mark.parametrize("n", [2, 3])
+def test_copies_of_a_solution_change_neither_volume_nor_length(n):
+    rewards_KN = np.random.default_rng(n).normal(size=(9, n))
+    twice = np.vstack([rewards_KN, rewards_KN[::-1]])
+    assert metrics.hypervolume(twice, [-3.0] * n) == pytest.approx(metrics.hypervolume(rewards_KN, [-3.0] * n))
+    assert metrics.length_of_front(twice) == metrics.length_of_front(rewards_KN)
+    assert metrics.spacing(twice) == 0.0  # every solution has another at distance 0
+
+
 def test_length_maximises():
     assert metrics.length_of_front([[1, 1], [2, 2], [0, 3], [2, 2]]) == 2
 
@@ -170,14 +239,34 @@ def test_sparsity_of_three_objectives_sorts_each_by_itself():
     assert metrics.sparsity(np.eye(3), rewards_KN) == pytest.approx(10.5)
 
 
+@given(st.permutations(range(11)), arrays(np.float64, (11, 2), elements=NUMBERS))
+def test_sparsity_equals_a_slow_walk_from_one_end_to_the_other(order, rewards_KN):
+    walk = sorted(range(11), key=lambda k: GRID[order][k, 0])
+    steps = [sum((rewards_KN[b] - rewards_KN[a]) ** 2) for a, b in itertools.pairwise(walk)]
+    assert metrics.sparsity(GRID[order], rewards_KN) == pytest.approx(sum(steps) / 10, abs=1e-9)
+
+
+@pytest.mark.parametrize("n", [3, 4])
+@given(data=st.data())
+def test_sparsity_of_more_objectives_equals_a_slow_loop(n, data):
+    preferences_KN = simplex_grid(n, step=0.5)
+    rewards_KN = data.draw(arrays(np.float64, preferences_KN.shape, elements=NUMBERS))
+    total = 0.0
+    for i in range(n):
+        column = sorted(row[i] for row in rewards_KN.tolist())
+        total += sum((b - a) ** 2 for a, b in itertools.pairwise(column))
+    expected = total / (len(preferences_KN) - 1)
+    assert metrics.sparsity(preferences_KN, rewards_KN) == pytest.approx(expected, abs=1e-9)
+
+
 # spacing
 
 
-@given(rewards(2, least=2))
-def test_spacing_equals_a_slow_loop(rewards_KN):
-    nearest = [
-        min(float(np.hypot(*(p - q))) for j, q in enumerate(rewards_KN) if j != i) for i, p in enumerate(rewards_KN)
-    ]
+@pytest.mark.parametrize("n", [2, 3, 4])
+@given(data=st.data())
+def test_spacing_equals_a_slow_loop(n, data):
+    rewards_KN = data.draw(rewards(n))
+    nearest = [min(math.dist(p, q) for j, q in enumerate(rewards_KN) if j != i) for i, p in enumerate(rewards_KN)]
     mean = sum(nearest) / len(nearest)
     expected = (sum((d - mean) ** 2 for d in nearest) / len(nearest)) ** 0.5
     assert metrics.spacing(rewards_KN) == pytest.approx(expected, abs=1e-9)
@@ -199,6 +288,46 @@ def test_no_metric_depends_on_the_order_of_solutions(rewards_KN, order):
         ]
 
     assert every(GRID[order], rewards_KN[order]) == pytest.approx(every(GRID, rewards_KN))
+
+
+# a shared reference
+
+
+def front_of(rewards_KN, names=("a", "b"), **markers):
+    preferences_KN = simplex_grid(2, step=1 / (len(rewards_KN) - 1))
+    return Front(
+        objectives=names, preferences_KN=preferences_KN, coefficients_KN=preferences_KN, rewards_KN=rewards_KN,
+        intervals_KN2=np.repeat(np.asarray(rewards_KN, dtype=float)[..., None], 2, axis=-1),
+        n_samples_KN=np.ones((len(rewards_KN), 2), dtype=int), markers=markers,
+    )  # fmt: skip
+
+
+def test_the_shared_reference_is_below_everything_that_is_compared():
+    first = front_of([[4.0, 1.0], [3.0, 2.0]], base=[0.0, 1.5])  # worst (0, 1)
+    second = front_of([[10.0, -4.0], [5.0, 6.0]])  # worst (5, -4); over both: (0, -4), ranges 10 and 10
+    for fronts in ([first, second], {"one": first, "two": second}, [second, first]):
+        np.testing.assert_allclose(metrics.shared_reference(fronts), [-1.0, -5.0])
+    np.testing.assert_allclose(metrics.shared_reference([first, second], margin=0.0), [0.0, -4.0])
+
+
+def test_hypervolumes_over_the_shared_reference_can_be_compared():
+    """A front that is better by 1 in both objectives has more volume, but not over references of their own."""
+    worse, better = front_of([[1.0, 0.0], [0.0, 1.0]]), front_of([[2.0, 1.0], [1.0, 2.0]])
+    shared = metrics.shared_reference([worse, better])
+    assert better.metrics(shared)["hypervolume"] > worse.metrics(shared)["hypervolume"]
+    own = [f.metrics(metrics.shared_reference([f]))["hypervolume"] for f in (worse, better)]
+    assert own[0] == pytest.approx(own[1])
+
+
+def test_the_shared_reference_of_equal_rewards_still_encloses_volume():
+    np.testing.assert_allclose(metrics.shared_reference([front_of([[2.0, 3.0], [2.0, 4.0]])]), [1.9, 2.9])
+
+
+def test_fronts_of_other_objectives_or_none_have_no_shared_reference():
+    with pytest.raises(FrontError, match=r"\[\['a', 'b'\], \['b', 'a'\]\]"):
+        metrics.shared_reference([front_of([[1, 0], [0, 1]]), front_of([[1, 0], [0, 1]], names=("b", "a"))])
+    with pytest.raises(FrontError, match="at least one front"):
+        metrics.shared_reference({})
 
 
 # errors

@@ -6,11 +6,17 @@ solution each), N objectives, P prompts, S samples.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
 import numpy as np
 from numpy.typing import ArrayLike
 
 from trl_bonesoup.errors import FrontError, WeightsError
 from trl_bonesoup.weights import FloatArray, check_preference
+
+if TYPE_CHECKING:
+    from trl_bonesoup.front.front import Front
 
 SAME_PREFERENCE = 1e-9
 """Entries of two preferences that differ by at most this are the same."""
@@ -18,6 +24,7 @@ SAME_PREFERENCE = 1e-9
 BOOTSTRAP_RESAMPLES = 2000
 
 __all__ = [
+    "asked_order",
     "bootstrap_intervals",
     "check_preferences",
     "check_rewards",
@@ -26,6 +33,8 @@ __all__ = [
     "hypervolume",
     "inner_product",
     "length_of_front",
+    "pair_order",
+    "shared_reference",
     "spacing",
     "sparsity",
 ]
@@ -104,13 +113,42 @@ def controllability(preferences: ArrayLike, rewards: ArrayLike) -> float:
     >>> controllability([[1, 0], [0.5, 0.5], [0, 1]], [[3.0, 1.0], [2.0, 2.0], [2.5, 3.0]]).__round__(3)
     0.667
     """
+    order_KK = pair_order(preferences, rewards)
+    return float((order_KK[np.triu_indices(len(order_KK), k=1)] == 1.0).mean())
+
+
+def pair_order(preferences: ArrayLike, rewards: ArrayLike) -> FloatArray:
+    """Return the share of objectives that each pair of solutions orders as its preferences do.
+
+    Objectives whose weights are equal in both preferences are left out. A pair counts for
+    `controllability` if its share is 1.
+
+    Args:
+        preferences: shape (K, N), each row on the simplex, no two equal.
+        rewards: mean rewards, shape (K, N), K ≥ 2, N ≥ 2.
+
+    Returns:
+        Shape (K, K), symmetric, with 1 on the diagonal.
+
+    Raises:
+        FrontError: as for `controllability`.
+
+    >>> pair_order([[1, 0], [0.5, 0.5], [0, 1]], [[3.0, 1.0], [2.0, 2.0], [2.5, 3.0]])
+    array([[1. , 1. , 1. ],
+           [1. , 1. , 0.5],
+           [1. , 0.5, 1. ]])
+    """
     rewards_KN = check_rewards(rewards, at_least=2, for_what="controllability")
-    preferences_KN = check_preferences(preferences, rewards_KN)
-    first, second = np.triu_indices(len(rewards_KN), k=1)
-    asked = preferences_KN[first] - preferences_KN[second]
-    got = rewards_KN[first] - rewards_KN[second]
-    nothing_asked = np.abs(asked) <= SAME_PREFERENCE
-    return float((nothing_asked | (asked * np.sign(got) > 0.0)).all(axis=1).mean())
+    asked_KKN = asked_order(check_preferences(preferences, rewards_KN))
+    got_KKN = rewards_KN[:, None] - rewards_KN[None]
+    right_KK = (asked_KKN * got_KKN > 0.0).sum(axis=-1)
+    return np.where(np.eye(len(rewards_KN)) == 1.0, 1.0, right_KK / np.maximum(1, (asked_KKN != 0.0).sum(axis=-1)))
+
+
+def asked_order(preferences_KN: FloatArray) -> FloatArray:
+    """Return, for each pair (p, q) and objective, 1 if p asks for more of it than q, -1 for less, 0 for the same."""
+    difference_KKN = preferences_KN[:, None] - preferences_KN[None]
+    return np.sign(np.where(np.abs(difference_KKN) <= SAME_PREFERENCE, 0.0, difference_KKN))
 
 
 def length_of_front(rewards: ArrayLike) -> int:
@@ -223,6 +261,40 @@ def bootstrap_intervals(
         means_RN = (draws_RP @ sums_PN) / (draws_RP @ counts_PN)
     tail = (1.0 - level) / 2.0
     return np.nanquantile(means_RN, [tail, 1.0 - tail], axis=0).T
+
+
+def shared_reference(fronts: Mapping[str, Front] | Sequence[Front], *, margin: float = 0.1) -> FloatArray:
+    """Return the reference point (N,) over which the hypervolumes of all these fronts can be compared.
+
+    In each objective, the worst mean over the preferences and markers of every front, less `margin`
+    times the range of those means (less `margin` itself where all are equal), so that the end points
+    enclose volume too.
+
+    It is fair if every front was measured on the same prompts with the same rewards and decoding, and
+    if the point is chosen once, over all methods of a comparison, and reported with it. It depends on
+    the worst of them: adding a method that is far off moves it, and with it how much the ends of the
+    other fronts count, which can change their ranking. Where a scale of the rewards gives a natural
+    zero, that is the better reference.
+
+    Args:
+        fronts: every method of the comparison, by name or in a list.
+        margin: share of the range that is left below the worst.
+
+    Raises:
+        FrontError: for no fronts, or fronts whose objectives are not the same in the same order.
+    """
+    compared = list(fronts.values() if isinstance(fronts, Mapping) else fronts)
+    objectives = {front.objectives for front in compared}
+    if len(objectives) != 1:
+        raise FrontError(
+            "A shared reference needs at least one front, and the same objectives in the same order in all of them; "
+            f"got {sorted(map(list, objectives))}."
+        )
+    points = [front.rewards_KN for front in compared]
+    points += [marker.rewards_N[None] for front in compared for marker in front.markers.values()]
+    rewards = np.vstack(points)
+    worst_N, range_N = rewards.min(axis=0), np.ptp(rewards, axis=0)
+    return worst_N - margin * np.where(range_N > 0.0, range_N, 1.0)
 
 
 def check_rewards(rewards: ArrayLike, *, at_least: int = 1, for_what: str = "a front") -> FloatArray:
