@@ -8,11 +8,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from trl_bonesoup.front.prompts import EncodedPrompts, Prompts
 from trl_bonesoup.front.settings import EvaluationSettings
 from trl_bonesoup.weights import FloatArray
+
+if TYPE_CHECKING:
+    from transformers import LogitsProcessor
 
 __all__ = ["Answer", "Answering", "Policies", "Row", "answer_with"]
 
@@ -77,9 +80,14 @@ class Policies(Protocol):
 
 
 def answer_with(
-    model: Any, prompts: EncodedPrompts, batch: Sequence[Row], seeds: Sequence[int], settings: EvaluationSettings
+    model: Any,
+    prompts: EncodedPrompts,
+    batch: Sequence[Row],
+    seeds: Sequence[int],
+    settings: EvaluationSettings,
+    processors: Sequence[LogitsProcessor] = (),
 ) -> list[Answer]:
-    """Answer a batch with a language model that is ready for its rows."""
+    """Answer a batch with a language model that is ready for its rows, sampling from the processed logits."""
     from trl_bonesoup.front.sampling import generate
 
     token_ids = generate(
@@ -89,5 +97,6 @@ def answer_with(
         seeds,
         max_new_tokens=settings.max_new_tokens,
         temperature=settings.temperature,
+        processors=processors,
     )
     return [Answer(text, ids) for text, ids in zip(prompts.decode(token_ids), token_ids, strict=True)]

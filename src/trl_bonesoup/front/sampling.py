@@ -95,6 +95,7 @@ def generate(
     *,
     max_new_tokens: int,
     temperature: float,
+    processors: Sequence[LogitsProcessor] = (),
 ) -> list[list[int]]:
     """Answer a batch of prompts by exact sampling from softmax(logits / temperature).
 
@@ -108,6 +109,7 @@ def generate(
         seeds: one per row, see `SeededSampler`.
         max_new_tokens: longest answer.
         temperature: 0 is greedy.
+        processors: what changes the logits before they are divided by the temperature.
 
     Returns:
         The token ids of each answer, up to and without its end-of-text token.
@@ -133,7 +135,7 @@ def generate(
             eos_token_id=ends or None,
             use_cache=True,
         ),
-        logits_processor=LogitsProcessorList([SeededSampler(seeds, length, temperature)]),
+        logits_processor=LogitsProcessorList([*processors, SeededSampler(seeds, length, temperature)]),
     )
     return [_until_end(row, ends) for row in output_BT[:, length:].tolist()]
 

@@ -76,6 +76,7 @@ class SoupPolicies:
     def provenance(self) -> dict[str, Any]:
         """Return what was merged, and how."""
         return {
+            "method": "soup",
             **soup_provenance(self.soup),
             "merged_with": np.asarray(self.combination_weights, dtype=np.float64).tolist(),
             "extrapolation": np.asarray(self.extrapolation, dtype=np.float64).tolist(),
