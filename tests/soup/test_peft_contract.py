@@ -1,5 +1,6 @@
 """Pins what soups in adapter space use of PEFT beyond its documented functions; a red test here says what moved."""
 
+import dataclasses
 import inspect
 
 import torch
@@ -8,6 +9,8 @@ from peft.tuners.lora import Embedding, Linear, LoraLayer
 from peft.tuners.tuners_utils import check_target_module_exists
 from peft.utils.other import get_pattern_key
 from tiny_soups import tiny_llama
+
+from trl_bonesoup.soup import features
 
 
 def adapted(*targets: str) -> torch.nn.Module:
@@ -50,3 +53,9 @@ def test_how_names_are_matched() -> None:
     names = ["layers.0.self_attn.q_proj", "layers.1.self_attn.q_proj", "layers.0.self_attn.k_proj"]
     assert [bool(check_target_module_exists(config, name)) for name in names] == [True, False, False]
     assert get_pattern_key(["q_proj", "^layers\\.1"], "model.layers.1.q_proj") == "q_proj"
+
+
+def test_every_variant_of_lora_is_known_by_name() -> None:
+    variants = {field.name for field in dataclasses.fields(LoraConfig) if field.metadata.get("is_lora_variant")}
+    assert variants <= {*features.OTHER_VARIANTS, *features._ONLY_FULL, *features._NOWHERE}
+    assert set(features.OTHER_VARIANTS) <= variants

@@ -86,6 +86,20 @@ class TestRecord:
         assert list(to_full(tmp_path / "run", tmp_path / "full").rounding_losses) == ["backbone-0", "backbone-1"]
 
 
+    @pytest.mark.parametrize("path", ["backbone0/..", ".", "backbone0/../../run"])
+    def test_no_name_leads_out_of_the_folder(self, run, tmp_path, path) -> None:
+        shutil.copytree(run / "base", tmp_path / "run" / "base")
+        for file in (run / "backbone0").iterdir():
+            shutil.copyfile(file, tmp_path / "run" / file.name)
+        shutil.copytree(run / "backbone1", tmp_path / "run" / "backbone1")
+        (tmp_path / "run" / "backbone0").mkdir()
+        write_manifest(tmp_path / "run", [path, "backbone1"], base="base")
+        done = to_full(tmp_path / "run", tmp_path / "out" / "full", base_model=tmp_path / "run" / "base")
+        names = sorted(item.name for item in done.path.iterdir())
+        assert names == ["soup.json", *sorted(done.rounding_losses)]
+        assert [item.name for item in (tmp_path / "out").iterdir()] == ["full"]
+
+
 class TestCheckpoints:
     def test_tokenizer_template_and_generation_config_come_with_them(self, run, tmp_path) -> None:
         folder = to_full(run, tmp_path / "full").path / "backbone1"

@@ -113,8 +113,8 @@ def test_two_at_once_are_refused(tmp_path, run) -> None:
 
 def test_a_killed_process_is_continued(tmp_path, run) -> None:
     code = (
-        "import sys, time, trl_bonesoup; from trl_bonesoup.soup import streaming, unfinished\n"
-        "streaming.PIECE, unfinished._SECONDS, streaming.MAX_THREADS = 100, 0.0, 1\n"
+        "import sys, time, trl_bonesoup; from trl_bonesoup.soup import streaming, threads, unfinished\n"
+        "streaming.PIECE, unfinished._SECONDS, threads.MAX_THREADS = 100, 0.0, 1\n"
         "def slow(self, *args, write=unfinished.UnfinishedPass.advance): write(self, *args); time.sleep(0.02)\n"
         "unfinished.UnfinishedPass.advance = slow\n"
         f"trl_bonesoup.sweep(sys.argv[1], sys.argv[2], {GRID.tolist()}, show_progress=False)"

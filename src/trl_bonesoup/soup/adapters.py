@@ -177,11 +177,8 @@ def _lora_module(
     config: dict[str, Any],
     folder: Path,
 ) -> LoraModule:
-    from peft.utils.other import get_pattern_key
-
-    ranks, alphas = config.get("rank_pattern") or {}, config.get("alpha_pattern") or {}
-    rank = ranks.get(get_pattern_key(ranks, name), config["r"])
-    alpha = alphas.get(get_pattern_key(alphas, name), config["lora_alpha"])
+    rank = _by_pattern(config.get("rank_pattern"), name, config["r"])
+    alpha = _by_pattern(config.get("alpha_pattern"), name, config["lora_alpha"])
     shape_A, shape_B = shapes[key_A], shapes[key_B]
     if len(shape_A) != 2 or len(shape_B) != 2:
         raise SoupError(
@@ -195,3 +192,11 @@ def _lora_module(
         )
     scaling = alpha / math.sqrt(rank) if config.get("use_rslora") else alpha / rank
     return LoraModule(name, rank, scaling, key_A, key_B, shape_A, shape_B)
+
+
+def _by_pattern(patterns: dict[str, Any] | None, name: str, default: Any) -> Any:
+    if not patterns:
+        return default  # without importing PEFT, which takes longer than writing an adapter
+    from peft.utils.other import get_pattern_key
+
+    return patterns.get(get_pattern_key(patterns, name), default)

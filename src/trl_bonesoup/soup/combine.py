@@ -87,10 +87,16 @@ class StackedAdapters:
 
     def write(self, coefficients_N: FloatArray, folder: Path) -> float:
         """Write the adapter of one λ into an existing folder, in float32; return 0, the share that is lost."""
+        import torch
+
+        lambda_N = torch.tensor(coefficients_N, dtype=torch.float64)
+        scratch = torch.empty(max(module.joined_B.numel() for module in self.modules))
         with TensorFile(folder / WEIGHTS_FILE, self._layout()) as file:
             for module in self.modules:
+                scales = (lambda_N[module.owners] * module.units).float()
+                scaled_B = scratch[: module.joined_B.numel()].view(module.joined_B.shape)
                 file.write(module.key_A, module.stacked_A)
-                file.write(module.key_B, module.scaled_B(coefficients_N).float())
+                file.write(module.key_B, torch.mul(module.joined_B, scales, out=scaled_B))
         write_config(self.config, folder)
         return 0.0
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -40,6 +39,9 @@ _NOWHERE = {
     ),
     "megatron_config": ("Megatron layers", "Train with plain LoRA."),
 }
+
+OTHER_VARIANTS = ("velora_config", "monteclora_config", "use_bdlora", "arrow_config", "kasa_config")
+"""Fields of PEFT's LoraConfig that make it another method than LoRA, besides those above."""
 
 _PLAIN_INITS = (True, False, "gaussian", "eva", "orthogonal", "mica")
 _RECOMPUTED_INITS = ("pissa", "olora")
@@ -96,17 +98,9 @@ def _unmergeable(config: dict[str, Any]) -> Iterator[tuple[str, str]]:
         yield f"the method {kind!r}, for which merging is not tested", "Train with LoRA."
         return
     yield from (feature for field, feature in _NOWHERE.items() if config.get(field))
-    for variant in _variants():
-        if config.get(variant) and variant not in (*_ONLY_FULL, *_NOWHERE):
+    for variant in OTHER_VARIANTS:
+        if config.get(variant):
             yield f"the LoRA variant {variant}", "Train with plain LoRA."
     if kind == "LORA" and changes_base(config) and config["init_lora_weights"] not in _RECOMPUTED_INITS:
         init = config["init_lora_weights"]
         yield f"init_lora_weights={init!r}, which changes the base weights by what no file records", UNDO_INIT
-
-
-def _variants() -> Iterator[str]:
-    from peft import LoraConfig
-
-    for field in dataclasses.fields(LoraConfig):
-        if field.metadata.get("is_lora_variant"):
-            yield field.name

@@ -10,14 +10,11 @@ from __future__ import annotations
 import json
 import math
 import threading
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -27,16 +24,11 @@ from trl_bonesoup.soup.checkpoints import INDEX_FILE
 from trl_bonesoup.soup.ingredients import TORCH_DTYPES, Ingredients, accumulate
 from trl_bonesoup.soup.rounding import lost_share
 from trl_bonesoup.soup.tensorfile import TensorFile, TensorInfo, bytes_of
+from trl_bonesoup.soup.threads import in_order
 from trl_bonesoup.weights import FloatArray
 
 PIECE = 2**18
 """Values of a piece: small enough for the buffers of a thread to stay in its processor's cache."""
-
-MAX_THREADS = 4
-"""More do not help: reading and writing are bound by memory."""
-
-_Item = TypeVar("_Item")
-_Result = TypeVar("_Result")
 
 __all__ = ["Progress", "write_soups"]
 
@@ -88,7 +80,7 @@ def write_soups(
             cook = _Cook(ingredients, shares, outputs, layout)
             known = min(max(skipped - done, 0), len(pieces))
             report(sum(piece.nbytes for piece in pieces[:known]) * len(folders))
-            for piece, squares in zip(pieces[known:], _in_order(cook.cook, pieces[known:]), strict=True):
+            for piece, squares in zip(pieces[known:], in_order(cook.cook, pieces[known:]), strict=True):
                 squares_K2 += squares
                 known += 1
                 report(piece.nbytes * len(folders))
@@ -198,28 +190,6 @@ def _is_finite(exact: torch.Tensor, rounded: torch.Tensor) -> bool:
 def _squared_distance(value: torch.Tensor, exact: torch.Tensor, scratch: torch.Tensor) -> float:
     difference = torch.sub(value, exact, out=scratch)
     return float(torch.dot(difference, difference))
-
-
-def _in_order(action: Callable[[_Item], _Result], items: Iterable[_Item]) -> Iterator[_Result]:
-    """Yield the results of `action`, in order, with a few threads at work on what comes next."""
-    threads = min(MAX_THREADS, torch.get_num_threads())
-    items = iter(items)
-    with _one_thread_per_operation() as initialise, ThreadPoolExecutor(threads, initializer=initialise) as pool:
-        waiting: deque[Future[_Result]] = deque(pool.submit(action, item) for item in islice(items, 2 * threads))
-        while waiting:
-            result = waiting.popleft().result()
-            waiting.extend(pool.submit(action, item) for item in islice(items, 1))
-            yield result
-
-
-@contextmanager
-def _one_thread_per_operation() -> Iterator[Callable[[], None]]:
-    """Yield what keeps torch from splitting the operations of a new thread among further threads."""
-    threads = torch.get_num_threads()
-    try:
-        yield lambda: torch.set_num_threads(1)
-    finally:
-        torch.set_num_threads(threads)
 
 
 def _write_index(folder: Path, shards: dict[str, dict[str, TensorInfo]]) -> None:

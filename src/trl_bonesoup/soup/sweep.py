@@ -129,14 +129,19 @@ def _points(
 
 
 def _write_adapters(source: SoupSource, points: Sequence[_Point], overwrite: bool, show_progress: bool) -> None:
+    from trl_bonesoup.soup.threads import in_order
+
     adapters, backbone = stacked(source), source.backbones()[0]
     require_space(points[0].folder.parent, adapters.nbytes * len(points))
+
+    def write(point: _Point) -> None:
+        with complete_folder(point.folder, overwrite=overwrite) as folder:
+            adapters.write(point.coefficients_N, folder)
+            copy_companions(backbone, folder, with_config=False)
+            point.sign(folder, 0.0)
+
     with _progress(points, adapters.nbytes, show_progress) as bar:
-        for point in points:
-            with complete_folder(point.folder, overwrite=overwrite) as folder:
-                adapters.write(point.coefficients_N, folder)
-                copy_companions(backbone, folder, with_config=False)
-                point.sign(folder, 0.0)
+        for _ in in_order(write, points):
             bar.update(adapters.nbytes)
 
 
