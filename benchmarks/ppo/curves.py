@@ -7,7 +7,8 @@ import json
 from statistics import mean
 from typing import Any
 
-from jobs import TITLES, add_arguments, machine, provenance, run_job, table, work_from
+from benchmarks.ppo.jobs import TITLES, add_arguments, provenance, run_job, work_from
+from benchmarks.report import machine, table
 
 WINDOW = 5
 

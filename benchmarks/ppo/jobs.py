@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import subprocess
 import sys
 import tempfile
@@ -13,7 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from work import Work
+from benchmarks.ppo.work import Work
 
 from trl_bonesoup.cli.demo_model import embedded_model
 from trl_bonesoup.cli.demo_prompts import TRAINING_TOPICS, conversations
@@ -93,25 +92,6 @@ def run_job(contestant: str, work: Work, path: Path, trl_python: Path) -> dict[s
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def machine() -> str:
-    """Return the processor, the number of its cores that may be used, and the system."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    names = [line for line in _cpuinfo().splitlines() if line.startswith("model name")]
-    name = names[0].split(":", 1)[1].strip() if names else platform.processor()
-    return f"{name}, {cores} cores, {platform.system()} {platform.machine()}"
-
-
-def table(header: list[str], rows: list[list[str]], markdown: bool) -> str:
-    """Lay out cells as Markdown or as plain columns."""
-    if markdown:
-        return "\n".join("| " + " | ".join(cells) + " |" for cells in [header, ["---"] * len(header), *rows])
-    widths = [max(len(row[column]) for row in [header, *rows]) for column in range(len(header))]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip()
-        for cells in [header, *rows]
-    )
-
-
 def provenance(results: dict[str, Any]) -> str:
     """Return one line on the machine and one per set of versions."""
     lines = [f"Machine: {results['machine']}."]
@@ -119,8 +99,3 @@ def provenance(results: dict[str, Any]) -> str:
         versions = ", ".join(f"{name} {number}" for name, number in runs[0]["versions"].items())
         lines.append(f"{TITLES[contestant]}: {versions}; {runs[0]['threads']} threads.")
     return "\n".join(lines)
-
-
-def _cpuinfo() -> str:
-    file = Path("/proc/cpuinfo")
-    return file.read_text(encoding="utf-8") if file.exists() else ""

@@ -8,7 +8,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from jobs import TITLES, WORKERS, add_arguments, machine, provenance, run_job, table, work_from
+from benchmarks.ppo.jobs import TITLES, WORKERS, add_arguments, provenance, run_job, work_from
+from benchmarks.report import machine, spread, table
 
 
 def parse() -> argparse.Namespace:
@@ -36,10 +37,6 @@ def timed_seconds(run: dict[str, Any], field: str = "seconds") -> list[float]:
 
 def tokens_per_second(run: dict[str, Any]) -> float:
     return sum(timed_seconds(run, "tokens")) / sum(timed_seconds(run))
-
-
-def spread(values: list[float], form: str) -> str:
-    return f"{format(median(values), form)} ({format(min(values), form)} to {format(max(values), form)})"
 
 
 def summary(results: dict[str, Any], markdown: bool) -> str:
