@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,11 +58,15 @@ class SavedSoup:
         for name in (FILE_NAME, _SWEEP_FILE):
             try:
                 record = json.loads((folder / name).read_text(encoding="utf-8"))
-                return cls(
-                    np.array(record["coefficients"], dtype=np.float64),
-                    bool(record["full"]),
-                    *(record.get(key) for key in ("rounding_loss", "rank", "compression_error")),
-                )
+                coefficients = np.array(record["coefficients"], dtype=np.float64)
+                loss, rank, error = (_number(record.get(key)) for key in ("rounding_loss", "rank", "compression_error"))
             except (OSError, ValueError, KeyError, TypeError, AttributeError):
                 continue
+            return cls(coefficients, record.get("full") is True, loss, None if rank is None else int(rank), error)
         return None
+
+
+def _number(value: object) -> float | None:
+    """Return what a file gives as a number, None for anything that is none or negative."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return float(value) if is_number and 0.0 <= value < math.inf else None  # type: ignore[arg-type, operator]

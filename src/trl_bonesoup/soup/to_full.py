@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,6 +22,8 @@ from trl_bonesoup.soup.source import ModelRef, SoupSource, open_soup
 
 if TYPE_CHECKING:
     import torch
+
+_NAME = re.compile(r"\w[\w .-]*")
 
 __all__ = ["FullBackbones", "to_full"]
 
@@ -114,9 +117,11 @@ def _write_merged(
 
 
 def _names(manifest: SoupManifest) -> list[str]:
-    """Return a folder name for each backbone: the last part of its path if those differ."""
+    """Return a folder name for each backbone: the last part of its path, if those differ and are names."""
     names = [Path(backbone.path).name for backbone in manifest.backbones]
-    return names if len(set(names)) == len(names) else [f"backbone-{j}" for j in range(len(names))]
+    if len(set(names)) == len(names) and all(map(_NAME.fullmatch, names)):
+        return names
+    return [f"backbone-{j}" for j in range(len(names))]
 
 
 def _moved(source: SoupSource, out: Path, names: Sequence[str]) -> SoupManifest:
