@@ -51,12 +51,11 @@ class StackedModule:
         """(out, in) of ΔW."""
         return self.joined_B.shape[0], self.stacked_A.shape[1]
 
-    def scaled_B(self, coefficients_N: FloatArray) -> torch.Tensor:
-        """Return B with λ and the adapters' scales in its columns, in float64."""
+    def scales(self, coefficients_N: FloatArray) -> torch.Tensor:
+        """Return what multiplies the columns of B in the soup of λ: λ times the adapter's own scale, in float64."""
         import torch
 
-        lambda_N = torch.tensor(coefficients_N, dtype=torch.float64)
-        return self.joined_B.double() * (lambda_N[self.owners] * self.units)
+        return torch.tensor(coefficients_N, dtype=torch.float64)[self.owners] * self.units
 
 
 @dataclass(frozen=True)
@@ -89,14 +88,13 @@ class StackedAdapters:
         """Write the adapter of one λ into an existing folder, in float32; return 0, the share that is lost."""
         import torch
 
-        lambda_N = torch.tensor(coefficients_N, dtype=torch.float64)
         scratch = torch.empty(max(module.joined_B.numel() for module in self.modules))
         with TensorFile(folder / WEIGHTS_FILE, self._layout()) as file:
             for module in self.modules:
-                scales = (lambda_N[module.owners] * module.units).float()
                 scaled_B = scratch[: module.joined_B.numel()].view(module.joined_B.shape)
+                scales = module.scales(coefficients_N)
                 file.write(module.key_A, module.stacked_A)
-                file.write(module.key_B, torch.mul(module.joined_B, scales, out=scaled_B))
+                file.write(module.key_B, torch.mul(module.joined_B, scales.float(), out=scaled_B))
         write_config(self.config, folder)
         return 0.0
 

@@ -56,15 +56,16 @@ class CompressedAdapters:
         tensors: dict[str, torch.Tensor] = {}
         lost = effect = 0.0
         for module in self.stacked.modules:
-            factor_A, factor_B = module.stacked_A, module.scaled_B(coefficients_N)
-            left, values, right = _thin_svd(factor_A, factor_B, module.name)
-            rank = self._rank(module)
+            scales, rank = module.scales(coefficients_N), self._rank(module)
+            left, values, right = _thin_svd(module.stacked_A, module.joined_B * scales, module.name)
             if rank < len(module.owners):
                 root = values[:rank].sqrt()
-                factor_A, factor_B = root[:, None] * right[:rank], left[:, :rank] * root
+                factor_A, factor_B = (root[:, None] * right[:rank]).float(), (left[:, :rank] * root).float()
+            else:
+                factor_A, factor_B = module.stacked_A, module.joined_B * scales.float()
             lost += float(values[rank:].square().sum())
             effect += float(values.square().sum())
-            tensors[module.key_A], tensors[module.key_B] = factor_A.float(), factor_B.float().contiguous()
+            tensors[module.key_A], tensors[module.key_B] = factor_A, factor_B.contiguous()
         save_file(tensors, folder / WEIGHTS_FILE, metadata={"format": "pt"})
         write_config(self.config, folder)
         return lost_share(lost, effect)
