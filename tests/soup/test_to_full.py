@@ -85,7 +85,6 @@ class TestRecord:
         write_manifest(tmp_path / "run", ["part0/adapter", "part1/adapter"], base=str(run / "base"))
         assert list(to_full(tmp_path / "run", tmp_path / "full").rounding_losses) == ["backbone-0", "backbone-1"]
 
-
     @pytest.mark.parametrize("path", ["backbone0/..", "."])
     def test_no_name_leads_out_of_the_folder(self, run, tmp_path, path) -> None:
         shutil.copytree(run / "base", tmp_path / "run" / "base")
