@@ -65,7 +65,7 @@ def run(arguments: argparse.Namespace) -> None:
     )
     describe(source, export.path, preference, extrapolation, full=export.full, front_path=arguments.front)
     shares = ", ".join(
-        f"{name} {share:g} (λ {coefficient:+.4g})"
+        f"{name} {share:g} (λ {round(coefficient, 9) + 0.0:+.4g})"
         for name, share, coefficient in zip(
             source.manifest.objective_names, preference, export.coefficients, strict=True
         )
