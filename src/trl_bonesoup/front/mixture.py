@@ -19,10 +19,10 @@ from numpy.typing import ArrayLike
 from transformers import LogitsProcessor
 
 from trl_bonesoup.errors import ConfigurationError
-from trl_bonesoup.front.policies import Answer, Row, answer_with
+from trl_bonesoup.front.policies import Answer, Row, answer_with, read_preferences
 from trl_bonesoup.front.prompts import EncodedPrompts, Prompts, encode_prompts
 from trl_bonesoup.front.settings import EvaluationSettings
-from trl_bonesoup.front.soups import left_as_it_was, read_preferences, soup_provenance
+from trl_bonesoup.front.soups import left_as_it_was, soup_provenance
 from trl_bonesoup.weights import FloatArray
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ class MixturePolicies:
         self.soup = soup
         self.mix_with = mix_with
         self.objectives: tuple[str, ...] = soup.manifest.objective_names
-        self.preferences_KN: FloatArray = read_preferences(preferences, soup.manifest)
+        self.preferences_KN: FloatArray = read_preferences(preferences, soup.manifest.preference)
         self.weights_KN = (
             self.preferences_KN if mix_with == "preference" else soup.manifest.coefficients(self.preferences_KN)
         )

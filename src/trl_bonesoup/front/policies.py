@@ -5,19 +5,23 @@ Letters: K preferences, M ≥ K models (those of the preferences, then markers),
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
+import numpy as np
+
+from trl_bonesoup.errors import ConfigurationError, WeightsError
+from trl_bonesoup.front.metrics import check_preferences
 from trl_bonesoup.front.prompts import EncodedPrompts, Prompts
 from trl_bonesoup.front.settings import EvaluationSettings
-from trl_bonesoup.weights import FloatArray
+from trl_bonesoup.weights import FloatArray, check_preference
 
 if TYPE_CHECKING:
     from transformers import LogitsProcessor
 
-__all__ = ["Answer", "Answering", "Policies", "Row", "answer_with"]
+__all__ = ["Answer", "Answering", "Policies", "Row", "answer_with", "preference_by_name", "read_preferences"]
 
 
 @dataclass(frozen=True)
@@ -75,8 +79,38 @@ class Policies(Protocol):
         ...
 
     def provenance(self) -> dict[str, Any]:
-        """Return what front.json records of these policies, in what JSON can hold."""
+        """Return all that the answers depend on besides prompts and settings, in what JSON can hold.
+
+        front.json records it, and an evaluation is only continued if it is the same.
+        """
         ...
+
+
+def read_preferences(preferences: Any, read: Callable[[Any], FloatArray]) -> FloatArray:
+    """Return K different preferences, shape (K, N), each read by `read`.
+
+    Raises:
+        ConfigurationError: if they are no list.
+        WeightsError: for an invalid one.
+        FrontError: if two are equal.
+    """
+    if isinstance(preferences, (str, Mapping)) or not len(preferences):
+        raise ConfigurationError(f"preferences must be a list of at least one preference; got {preferences!r}.")
+    preferences_KN = np.stack([read(preference) for preference in preferences])
+    return check_preferences(preferences_KN, np.zeros_like(preferences_KN))
+
+
+def preference_by_name(preference: Any, objectives: Sequence[str]) -> FloatArray:
+    """Return μ of shape (N,) from numbers in the order of the objectives, or by name, where missing ones are 0.
+
+    Raises:
+        WeightsError: for an unknown name or a preference off the simplex.
+    """
+    if isinstance(preference, Mapping):
+        if unknown := sorted(set(preference) - set(objectives)):
+            raise WeightsError(f"Unknown objective(s) {unknown} in the preference; there are {list(objectives)}.")
+        preference = [preference.get(name, 0.0) for name in objectives]
+    return check_preference(preference, len(objectives))
 
 
 def answer_with(

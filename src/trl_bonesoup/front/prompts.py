@@ -90,7 +90,7 @@ def encode_prompts(prompts: Prompts, tokenizer: PreTrainedTokenizerBase | None) 
         ConfigurationError: for an empty prompt, or a tokenizer or chat template that is missing.
     """
     if tokenizer is None:
-        raise ConfigurationError("This soup has no tokenizer; save one beside its backbones or its base model.")
+        raise ConfigurationError("The model has no tokenizer; save one beside it, or beside its base model.")
     chat = prompts.conversational
     texts = [_chat_text(prompt, tokenizer) for prompt in prompts.given] if chat else list(prompts.given)
     token_ids = [list(tokenizer(text, add_special_tokens=not chat)["input_ids"]) for text in texts]
@@ -135,8 +135,8 @@ def _kind(prompt: Any, index: int) -> str:
 def _chat_text(prompt: Sequence[Mapping[str, Any]], tokenizer: PreTrainedTokenizerBase) -> str:
     if not tokenizer.chat_template:
         raise ConfigurationError(
-            "The prompts are conversations but the soup's tokenizer has no chat template; pass plain texts, or set "
-            "soup.tokenizer.chat_template."
+            "The prompts are conversations but the model's tokenizer has no chat template; pass plain texts, or set "
+            "one (soup.tokenizer.chat_template)."
         )
     continued = prompt[-1]["role"] == "assistant"
     text = tokenizer.apply_chat_template(

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from trl_bonesoup.errors import ConfigurationError
+from trl_bonesoup.errors import SoupError
+from trl_bonesoup.front.fingerprint import fingerprint
 from trl_bonesoup.front.front import BACKBONE_PREFIX, BASE_LABEL
-from trl_bonesoup.front.metrics import check_preferences
-from trl_bonesoup.front.policies import Answer, Row, answer_with
+from trl_bonesoup.front.policies import Answer, Row, answer_with, read_preferences
 from trl_bonesoup.front.prompts import EncodedPrompts, Prompts, encode_prompts
 from trl_bonesoup.front.settings import EvaluationSettings
+from trl_bonesoup.soup.source import ModelRef
 from trl_bonesoup.weights import FloatArray, merging_coefficients
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ class SoupPolicies:
         manifest = soup.manifest
         self.soup = soup
         self.objectives = manifest.objective_names
-        self.preferences_KN = read_preferences(preferences, manifest)
+        self.preferences_KN = read_preferences(preferences, manifest.preference)
         self.extrapolation = extrapolation
         self.combination_weights = manifest.weights if combination_weights is None else np.asarray(combination_weights)
         self.coefficients_KN: FloatArray | None = merging_coefficients(
@@ -124,20 +125,6 @@ def left_as_it_was(soup: BoneSoup) -> Iterator[None]:
             soup.preference = preference
 
 
-def read_preferences(preferences: Any, manifest: SoupManifest) -> FloatArray:
-    """Return K different preferences, shape (K, N), from numbers, names or presets of a soup.
-
-    Raises:
-        ConfigurationError: if they are no list.
-        WeightsError: for an invalid one.
-        FrontError: if two are equal.
-    """
-    if isinstance(preferences, Mapping) or not len(preferences):
-        raise ConfigurationError(f"preferences must be a list of at least one preference; got {preferences!r}.")
-    preferences_KN = np.stack([manifest.preference(preference) for preference in preferences])
-    return check_preferences(preferences_KN, np.zeros_like(preferences_KN))
-
-
 def soup_provenance(soup: BoneSoup) -> dict[str, Any]:
     """Return what front.json records of a soup, whatever was done with it."""
     manifest = soup.manifest
@@ -145,6 +132,7 @@ def soup_provenance(soup: BoneSoup) -> dict[str, Any]:
         "base_model": manifest.base_model.model_dump(mode="json"),
         "backbones": [backbone.model_dump(mode="json") for backbone in manifest.backbones],
         "combination_weights": manifest.weights.tolist(),
+        "fingerprints": _fingerprints(soup),
         "device": str(soup.model.device),
         "dtype": str(soup.model.dtype).removeprefix("torch."),
     }
@@ -154,3 +142,11 @@ def _marker_coefficients(manifest: SoupManifest) -> dict[str, FloatArray]:
     n = len(manifest.objective_names)
     backbones = {f"{BACKBONE_PREFIX}{name}": np.eye(n)[j] for j, name in enumerate(manifest.objective_names)}
     return {BASE_LABEL: np.zeros(n), **backbones}
+
+
+def _fingerprints(soup: BoneSoup) -> dict[str, Any]:
+    try:
+        base = fingerprint(soup.source.base_model())
+    except SoupError:  # full checkpoints may lie where their base does not
+        base = None
+    return {"base_model": base, "backbones": [fingerprint(ModelRef(str(f))) for f in soup.source.backbones()]}
