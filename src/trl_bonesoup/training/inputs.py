@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -67,6 +68,20 @@ def check_dataset(dataset: Any, args: MultiRewardPPOConfig) -> None:
             f"train_dataset has {len(dataset)} prompts, fewer than the {needed} of one rollout batch, so that no step "
             "would be trained. Use more prompts, or lower per_device_train_batch_size or gradient_accumulation_steps."
         )
+
+
+def planned_steps(dataset: Any, args: MultiRewardPPOConfig) -> int:
+    """Return for how many optimizer steps these settings train a backbone.
+
+    Raises:
+        ConfigurationError: if `num_train_epochs` decides and the data set has no length.
+    """
+    if args.max_steps > 0:
+        return args.max_steps
+    if not hasattr(dataset, "__len__"):
+        raise ConfigurationError("A data set without a length needs max_steps, the number of optimizer steps.")
+    rollouts = len(dataset) // (args.generation_batch_size // args.num_generations)
+    return math.ceil(args.num_train_epochs * math.ceil(rollouts * args.steps_per_rollout))
 
 
 def context_length(model: Any) -> float:

@@ -6,6 +6,7 @@ A preference as the mixture gives MORLHF, a unit vector a single-reward expert. 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,13 +38,27 @@ class PolicyRun(Run):
         """The policies' folder names."""
         return [mixture_name(mixture_N) for mixture_N in self.mixtures]
 
-    def soup(self, weights: FloatArray) -> SoupManifest:
+    @property
+    def base_model(self) -> str:
+        """The model that every policy started from: a folder on this machine, or a Hub id."""
+        path = self.folder / self.request["base_model"]["id"]
+        return str(path.resolve()) if path.is_dir() else self.request["base_model"]["id"]
+
+    def soup(self, weights: FloatArray, folder: Path | None = None) -> SoupManifest:
         """Return the record of the soup whose backbones are the policies of the columns of B, (N, N).
 
-        It belongs into this run's folder, from which it names the backbones.
+        Args:
+            weights: B.
+            folder: where soup.json shall lie; by default this run's.
         """
         slugs = [mixture_name(column_N) for column_N in weights.T]
-        return self.manifest(weights, slugs, [self._steps(self.slugs.index(slug)) for slug in slugs])
+        place = self.folder if folder is None else folder
+        paths = [Path(os.path.relpath(self.folder / slug, place)).as_posix() for slug in slugs]
+        manifest = self.manifest(weights, paths, [self.steps(self.slugs.index(slug)) for slug in slugs])
+        if not Path(self.base_model).is_dir():
+            return manifest
+        base = manifest.base_model.model_copy(update={"id": self.base_model})
+        return manifest.model_copy(update={"base_model": base})
 
 
 def mixture_name(mixture_N: ArrayLike) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 from pydantic import ValidationError
 
@@ -37,7 +37,7 @@ class Run:
     correlation: list[list[float]] | None = None
 
     @classmethod
-    def open(cls, folder: Path, request: dict[str, Any]) -> Run:
+    def open(cls, folder: Path, request: dict[str, Any]) -> Self:
         """Start a run in `folder`, or continue the one that is there.
 
         Raises:
@@ -56,7 +56,7 @@ class Run:
         return run
 
     @classmethod
-    def load(cls, folder: Path) -> Run:
+    def load(cls, folder: Path) -> Self:
         """Read the run that is in `folder`.
 
         Raises:
@@ -121,10 +121,7 @@ class Run:
 
     def has_reached(self, j: int, step: int | None) -> bool:
         """Whether backbone j has a checkpoint of this optimizer step or a later one."""
-        if step is None:
-            return False
-        found = self.checkpoint(j)
-        return found is not None and checkpoint_step(found) >= step
+        return step is not None and self.steps(j) >= step
 
     def finish(self) -> SoupManifest | None:
         """Write soup.json if every backbone is finished, and return it."""
@@ -133,7 +130,7 @@ class Run:
             logger.info("Still to train before soup.json can be written: %s.", ", ".join(missing))
             return None
         manifest = self.manifest(
-            self.request["combination_weights"], self.slugs, [self._steps(j) for j in range(len(self.slugs))]
+            self.request["combination_weights"], self.slugs, [self.steps(j) for j in range(len(self.slugs))]
         )
         manifest.save(self.folder)
         return manifest
@@ -163,8 +160,12 @@ class Run:
             versions={"trl-bonesoup": __version__, **{name: version(name) for name in _LIBRARIES}},
         )
 
-    def _steps(self, j: int) -> int:
-        return json.loads(self.log_file(j).read_text(encoding="utf-8"))["steps"]
+    def steps(self, j: int) -> int:
+        """Return the optimizer steps of backbone j that are kept: all of them, or those of its last checkpoint."""
+        if self.is_finished(j):
+            return json.loads(self.log_file(j).read_text(encoding="utf-8"))["steps"]
+        found = self.checkpoint(j)
+        return 0 if found is None else checkpoint_step(found)
 
 
 def checkpoint_step(checkpoint: Path) -> int:
