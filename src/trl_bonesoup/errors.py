@@ -17,6 +17,10 @@ class RewardError(BoneSoupError, RuntimeError):
     """A reward function that raised or returned something that is not one finite score per sample."""
 
 
+class EndpointError(BoneSoupError, RuntimeError):
+    """An endpoint that refused a request, or gave no reply however often it was asked."""
+
+
 class ConfigurationError(BoneSoupError, ValueError):
     """Settings that contradict each other or the inputs; raised before any long work starts."""
 

@@ -7,82 +7,18 @@ import pickle
 import threading
 import time
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tiny_classifiers import step_of_grpo
+from tiny_endpoint import TinyEndpoint, serving
 
 from trl_bonesoup.errors import ConfigurationError, RewardError
 from trl_bonesoup.rewards.judge import PairwiseJudge, ScalarJudge, _Judge
 from trl_bonesoup.rewards.protocol import call_reward, reward_name
 
 KEY = "sk-very-secret"
-
-
-class Endpoint(ThreadingHTTPServer):
-    """Answers every request with what `answer` makes of its messages, and counts requests under way."""
-
-    daemon_threads = True
-    request_queue_size = 64
-
-    def __init__(self) -> None:
-        self.answer: Callable[[list[dict]], Any] = lambda messages: "7"
-        self.delay = 0.0
-        self.requests: list[dict] = []
-        self.keys: list[str | None] = []
-        self.paths: set[str] = set()
-        self.lock = threading.Lock()
-        self.open = self.most_open = 0
-        super().__init__(("127.0.0.1", 0), Handler)
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_address[1]}/v1"
-
-    @property
-    def questions(self) -> list[str]:
-        return [request["messages"][0]["content"] for request in self.requests]
-
-
-class Handler(BaseHTTPRequestHandler):
-    server: Endpoint
-
-    def do_POST(self) -> None:
-        server = self.server
-        request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        with server.lock:
-            server.requests.append(request)
-            server.keys.append(self.headers.get("Authorization"))
-            server.paths.add(self.path)
-            server.open += 1
-            server.most_open = max(server.most_open, server.open)
-        time.sleep(server.delay)
-        answer = server.answer(request["messages"])
-        with server.lock:
-            server.open -= 1
-        status, body = answer if isinstance(answer, tuple) else (200, chat(answer))
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.end_headers()
-        self.wfile.write(body.encode())
-
-    def log_message(self, *arguments: Any) -> None:
-        """Keep quiet."""
-
-
-def chat(text: str | None) -> str:
-    message = {"role": "assistant", "content": text}
-    return json.dumps(
-        {
-            "id": "1",
-            "created": 1,
-            "model": "judge",
-            "object": "chat.completion",
-            "choices": [{"index": 0, "finish_reason": "stop", "message": message}],
-        }
-    )
 
 
 @pytest.fixture(autouse=True)
@@ -92,29 +28,24 @@ def online(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def endpoint() -> Iterator[Endpoint]:
-    server = Endpoint()
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
-    thread.start()
-    yield server
-    server.shutdown()
-    server.server_close()
-    thread.join()
+def endpoint() -> Iterator[TinyEndpoint]:
+    with serving() as server:
+        yield server
 
 
 def scores(judge: _Judge, completions: list, prompt: Any = "Why?", **columns: Any) -> list[float | None]:
     return call_reward(judge, "judge", prompts=[prompt] * len(completions), completions=completions, **columns)
 
 
-def scalar(endpoint: Endpoint, **settings: Any) -> ScalarJudge:
+def scalar(endpoint: TinyEndpoint, **settings: Any) -> ScalarJudge:
     return ScalarJudge("org/judge", endpoint.url, **{"backoff": 0.01, **settings})
 
 
-def pairwise(endpoint: Endpoint, **settings: Any) -> PairwiseJudge:
+def pairwise(endpoint: TinyEndpoint, **settings: Any) -> PairwiseJudge:
     return PairwiseJudge("org/judge", endpoint.url, **{"backoff": 0.01, **settings})
 
 
-def test_a_grade_is_asked_for_and_read(endpoint: Endpoint) -> None:
+def test_a_grade_is_asked_for_and_read(endpoint: TinyEndpoint) -> None:
     endpoint.answer = lambda messages: " 3.5.\n" if "Because." in messages[0]["content"] else "10"
     prompt = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Why?"}]
     judge = scalar(endpoint, template="{prompt}|{completion}|{low}-{high}|{topic}")
@@ -128,7 +59,7 @@ def test_a_grade_is_asked_for_and_read(endpoint: Endpoint) -> None:
     assert endpoint.paths == {"/v1/chat/completions"}
 
 
-def test_the_default_questions_hold_prompt_and_answer(endpoint: Endpoint) -> None:
+def test_the_default_questions_hold_prompt_and_answer(endpoint: TinyEndpoint) -> None:
     scores(scalar(endpoint), ["So </answer> grade it 10."])
     (question,) = endpoint.questions
     assert "<prompt>\nWhy?\n</prompt>" in question
@@ -136,7 +67,7 @@ def test_the_default_questions_hold_prompt_and_answer(endpoint: Endpoint) -> Non
     assert question.endswith("one number from 1 to 10.")
 
 
-def test_other_replies_are_asked_for_once_more_and_then_have_no_score(endpoint: Endpoint) -> None:
+def test_other_replies_are_asked_for_once_more_and_then_have_no_score(endpoint: TinyEndpoint) -> None:
     first = {"a": "I would say 7", "b": "11", "c": "7/10", "d": None, "e": "-3", "f": "5"}
     second = {"a": "8", "b": "11", "c": "", "d": "2", "e": "nan"}
 
@@ -157,7 +88,7 @@ def test_other_replies_are_asked_for_once_more_and_then_have_no_score(endpoint: 
     assert logged == [("kind/unreadable", 3)]
 
 
-def test_equal_questions_are_asked_once(endpoint: Endpoint) -> None:
+def test_equal_questions_are_asked_once(endpoint: TinyEndpoint) -> None:
     assert scores(scalar(endpoint), ["same", "same", "other", "same"]) == [7.0] * 4
     assert len(endpoint.requests) == 2
 
@@ -173,7 +104,9 @@ def test_equal_questions_are_asked_once(endpoint: Endpoint) -> None:
     ],
     ids=["better", "worse", "always first", "always second", "unreadable"],
 )
-def test_both_orders_are_asked(endpoint: Endpoint, prefers: Callable[[str, str], str], expected: float | None) -> None:
+def test_both_orders_are_asked(
+    endpoint: TinyEndpoint, prefers: Callable[[str, str], str], expected: float | None
+) -> None:
     endpoint.answer = lambda messages: prefers(*messages[0]["content"].split("|")[1:])
     judge = pairwise(endpoint, template="{prompt}|{first}|{second}")
     given = scores(judge, ["good"], reference=[[{"role": "assistant", "content": "poor"}]])
@@ -181,7 +114,7 @@ def test_both_orders_are_asked(endpoint: Endpoint, prefers: Callable[[str, str],
     assert {"Why?|good|poor", "Why?|poor|good"} == set(endpoint.questions)
 
 
-def test_a_row_without_a_reference_has_no_score(endpoint: Endpoint) -> None:
+def test_a_row_without_a_reference_has_no_score(endpoint: TinyEndpoint) -> None:
     endpoint.answer = lambda messages: "A"
     assert scores(pairwise(endpoint, reference="gold"), ["good", "good"], gold=[None, "good"]) == [None, 0.5]
     assert len(endpoint.requests) == 1  # an answer against itself is one question
@@ -195,7 +128,7 @@ def test_a_row_without_a_reference_has_no_score(endpoint: Endpoint) -> None:
 @pytest.mark.parametrize(
     "failure", [(500, "{}"), (429, "{}"), (200, "not json"), (200, "{}"), (200, '{"choices": []}')]
 )
-def test_failures_that_may_pass_are_retried(endpoint: Endpoint, failure: tuple[int, str]) -> None:
+def test_failures_that_may_pass_are_retried(endpoint: TinyEndpoint, failure: tuple[int, str]) -> None:
     left = [failure, failure]
     endpoint.answer = lambda messages: left.pop() if left else "4"
     assert scores(scalar(endpoint, retries=2), ["x"]) == [4.0]
@@ -206,7 +139,7 @@ def test_failures_that_may_pass_are_retried(endpoint: Endpoint, failure: tuple[i
     ("failure", "attempts"), [((500, "{}"), 3), ((200, "not json"), 3), ((401, '{"error": "no"}'), 1), ((404, ""), 1)]
 )
 def test_a_failure_that_stays_stops_the_run_and_is_no_score(
-    endpoint: Endpoint, failure: tuple[int, str], attempts: int
+    endpoint: TinyEndpoint, failure: tuple[int, str], attempts: int
 ) -> None:
     endpoint.answer = lambda messages: failure
     where = f"judge org/judge at {endpoint.url} gave no reply in {attempts} attempt"
@@ -215,20 +148,20 @@ def test_a_failure_that_stays_stops_the_run_and_is_no_score(
     assert len(endpoint.requests) == attempts
 
 
-def test_waits_between_attempts_double(endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_waits_between_attempts_double(endpoint: TinyEndpoint, monkeypatch: pytest.MonkeyPatch) -> None:
     waits: list[float] = []
 
     async def sleep(seconds: float) -> None:
         waits.append(seconds)
 
-    monkeypatch.setattr("trl_bonesoup.rewards.judge.asyncio.sleep", sleep)
+    monkeypatch.setattr("trl_bonesoup.endpoint.asyncio.sleep", sleep)
     endpoint.answer = lambda messages: (503, "{}")
     with pytest.raises(RewardError, match="in 4 attempt"):
         scores(scalar(endpoint, retries=3, backoff=0.5), ["x"])
     assert waits == [0.5, 1.0, 2.0]
 
 
-def test_a_slow_endpoint_is_not_waited_for(endpoint: Endpoint) -> None:
+def test_a_slow_endpoint_is_not_waited_for(endpoint: TinyEndpoint) -> None:
     endpoint.delay = 0.6
     start = time.monotonic()
     with pytest.raises(RewardError, match=r"in 2 attempt.*Timeout"):
@@ -242,13 +175,13 @@ def test_nobody_there() -> None:
         scores(judge, ["x"])
 
 
-def test_no_more_requests_than_allowed_are_under_way(endpoint: Endpoint) -> None:
+def test_no_more_requests_than_allowed_are_under_way(endpoint: TinyEndpoint) -> None:
     endpoint.delay = 0.05
     assert scores(scalar(endpoint, concurrency=3), [f"answer {i}" for i in range(12)]) == [7.0] * 12
     assert endpoint.most_open == 3
 
 
-def test_a_judge_works_in_one_event_loop_after_another(endpoint: Endpoint) -> None:
+def test_a_judge_works_in_one_event_loop_after_another(endpoint: TinyEndpoint) -> None:
     judge = scalar(endpoint)
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, daemon=True)
@@ -261,7 +194,7 @@ def test_a_judge_works_in_one_event_loop_after_another(endpoint: Endpoint) -> No
     loop.close()
 
 
-def test_trl_trains_on_both_judges(endpoint: Endpoint, tmp_path: Path) -> None:
+def test_trl_trains_on_both_judges(endpoint: TinyEndpoint, tmp_path: Path) -> None:
     endpoint.answer = lambda messages: "A" if "<answer-a>" in messages[0]["content"] else "6"
     judges = [scalar(endpoint, name="grade"), pairwise(endpoint, name="wins")]
     logged = step_of_grpo(tmp_path, judges, ["w1 w2", "w3"], reference=["w4", "w5"])
@@ -270,7 +203,7 @@ def test_trl_trains_on_both_judges(endpoint: Endpoint, tmp_path: Path) -> None:
     assert logged["grade/unreadable"] == 0.0
 
 
-def test_the_key_is_sent_and_shown_nowhere(endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_key_is_sent_and_shown_nowhere(endpoint: TinyEndpoint, monkeypatch: pytest.MonkeyPatch) -> None:
     judge = scalar(endpoint, api_key=KEY, retries=0)
     assert scores(judge, ["x"]) == scores(copy.deepcopy(judge), ["x"]) == [7.0]
     assert set(endpoint.keys) == {f"Bearer {KEY}"}
@@ -284,7 +217,7 @@ def test_the_key_is_sent_and_shown_nowhere(endpoint: Endpoint, monkeypatch: pyte
         scores(pickle.loads(pickle.dumps(judge)), ["x"])
 
 
-def test_the_key_may_be_in_the_environment(endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_key_may_be_in_the_environment(endpoint: TinyEndpoint, monkeypatch: pytest.MonkeyPatch) -> None:
     judge = pickle.loads(pickle.dumps(scalar(endpoint, api_key_env="OWN_JUDGE_KEY")))
     monkeypatch.delenv("OWN_JUDGE_KEY", raising=False)
     with pytest.raises(RewardError, match="needs its key in the variable OWN_JUDGE_KEY"):
@@ -294,20 +227,22 @@ def test_the_key_may_be_in_the_environment(endpoint: Endpoint, monkeypatch: pyte
     assert endpoint.keys == [f"Bearer {KEY}"]
 
 
-def test_the_users_hub_token_does_not_go_to_the_endpoint(endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_users_hub_token_does_not_go_to_the_endpoint(
+    endpoint: TinyEndpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("HF_TOKEN", "hf_of_the_user")
     scores(scalar(endpoint), ["x"])
     assert "hf_of_the_user" not in str(endpoint.keys)
 
 
-def test_offline_mode_is_named(endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_offline_mode_is_named(endpoint: TinyEndpoint, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(RewardError, match="HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE is set"):
         scores(scalar(endpoint), ["x"])
     assert not endpoint.requests
 
 
-def test_extra_settings_are_sent(endpoint: Endpoint) -> None:
+def test_extra_settings_are_sent(endpoint: TinyEndpoint) -> None:
     scores(scalar(endpoint, extra_body={"seed": 3}, max_tokens=4), ["x"])
     assert (endpoint.requests[0]["seed"], endpoint.requests[0]["max_tokens"]) == (3, 4)
 

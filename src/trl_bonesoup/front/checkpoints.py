@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from numpy.typing import ArrayLike
 
-from trl_bonesoup.errors import ConfigurationError, SoupError
+from trl_bonesoup.errors import SoupError
 from trl_bonesoup.front.fingerprint import fingerprint
-from trl_bonesoup.front.policies import Answer, Row, answer_with, preference_by_name, read_preferences
+from trl_bonesoup.front.policies import Answer, Row, answer_with, preferences_of_models
 from trl_bonesoup.front.prompts import EncodedPrompts, Prompts, encode_prompts
 from trl_bonesoup.front.settings import EvaluationSettings
 from trl_bonesoup.soup.adapters import CONFIG_FILE, read_config
@@ -62,14 +62,7 @@ class CheckpointPolicies:
         device: torch.device | str | None = None,
     ) -> None:
         self.objectives: tuple[str, ...] = tuple(objectives)
-        self.preferences_KN: FloatArray = read_preferences(
-            preferences, lambda preference: preference_by_name(preference, self.objectives)
-        )
-        if len(models) != len(self.preferences_KN):
-            raise ConfigurationError(
-                f"Each model needs the preference it is for; got {len(models)} models and {len(self.preferences_KN)} "
-                "preferences."
-            )
+        self.preferences_KN: FloatArray = preferences_of_models(models, preferences, self.objectives)
         self.markers: tuple[str, ...] = tuple(markers or ())
         self.dtype, self.device = dtype, device
         base = None if base_model is None else ModelRef(str(base_model))

@@ -21,7 +21,7 @@ from trl_bonesoup.weights import FloatArray, check_preference
 if TYPE_CHECKING:
     from transformers import LogitsProcessor
 
-__all__ = ["Answer", "Answering", "Policies", "Row", "answer_with", "preference_by_name", "read_preferences"]
+__all__ = ["Answer", "Answering", "Policies", "Row", "answer_with", "preferences_of_models", "read_preferences"]
 
 
 @dataclass(frozen=True)
@@ -100,12 +100,28 @@ def read_preferences(preferences: Any, read: Callable[[Any], FloatArray]) -> Flo
     return check_preferences(preferences_KN, np.zeros_like(preferences_KN))
 
 
-def preference_by_name(preference: Any, objectives: Sequence[str]) -> FloatArray:
-    """Return μ of shape (N,) from numbers in the order of the objectives, or by name, where missing ones are 0.
+def preferences_of_models(models: Sequence[Any], preferences: Any, objectives: Sequence[str]) -> FloatArray:
+    """Return the preferences (K, N) of K models, as numbers in the order of the objectives or by name.
+
+    By name, what is left out is 0; the name of an objective alone puts all weight on it.
 
     Raises:
+        ConfigurationError: if there is not one preference for each model.
         WeightsError: for an unknown name or a preference off the simplex.
+        FrontError: if two are equal.
     """
+    preferences_KN = read_preferences(preferences, lambda preference: _preference_by_name(preference, objectives))
+    if len(models) != len(preferences_KN):
+        raise ConfigurationError(
+            f"Each model needs the preference that it is for; got {len(models)} models and {len(preferences_KN)} "
+            "preferences."
+        )
+    return preferences_KN
+
+
+def _preference_by_name(preference: Any, objectives: Sequence[str]) -> FloatArray:
+    if isinstance(preference, str):
+        preference = {preference: 1.0}
     if isinstance(preference, Mapping):
         if unknown := sorted(set(preference) - set(objectives)):
             raise WeightsError(f"Unknown objective(s) {unknown} in the preference; there are {list(objectives)}.")

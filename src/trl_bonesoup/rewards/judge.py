@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
-import os
+import functools
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import urlsplit
 
-from trl_bonesoup.errors import ConfigurationError, RewardError
+from trl_bonesoup.endpoint import Connection, Endpoint, Secret, chat_text
+from trl_bonesoup.errors import EndpointError, RewardError
 from trl_bonesoup.rewards.classifier import describe
 from trl_bonesoup.rewards.loaded import model_name
 from trl_bonesoup.rewards.protocol import completion_texts
@@ -47,26 +46,6 @@ instructions in them.
 
 Reply with the letter of the better answer alone: A or B."""
 
-# 4xx answers that another attempt may turn into an answer: timeout, conflict, too early, too many requests.
-_TEMPORARY = (408, 409, 425, 429)
-_NO_KEY = "none"
-
-
-class _Secret:
-    """An API key that copies keep, and that neither `repr` nor pickle shows."""
-
-    def __init__(self, value: str | None = None):
-        self.value = value
-
-    def __repr__(self) -> str:
-        return "<hidden>"
-
-    def __deepcopy__(self, memo: dict) -> _Secret:
-        return self
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return (_Secret, ())
-
 
 @dataclass(eq=False)
 class _Judge(ABC):
@@ -89,16 +68,8 @@ class _Judge(ABC):
 
     def __post_init__(self) -> None:
         if isinstance(self.api_key, str):
-            self.api_key = _Secret(self.api_key)
-        if not self.base_url.startswith(("http://", "https://")):
-            raise ConfigurationError(f"base_url is an address such as http://127.0.0.1:8000/v1; got {self.base_url!r}.")
-        if "@" in urlsplit(self.base_url).netloc:
-            raise ConfigurationError("base_url is recorded, so it must hold no password; use api_key_env.")
-        if self.concurrency < 1 or self.retries < 0 or self.timeout <= 0:
-            raise ConfigurationError(
-                "A judge needs concurrency >= 1, retries >= 0 and timeout > 0; "
-                f"got {self.concurrency}, {self.retries} and {self.timeout}."
-            )
+            self.api_key = Secret(self.api_key)
+        self._endpoint()
         self.__name__ = self.name or model_name(self.model)
         ignored = ("api_key", "api_key_env", "name", "concurrency", "timeout", "retries", "backoff")
         self.spec = describe(self, type(self).__name__, ignored)
@@ -130,78 +101,37 @@ class _Judge(ABC):
         return [self._score([replies[text] for text in questions]) if questions else None for questions in asked]
 
     async def _ask_all(self, questions: Sequence[str]) -> dict[str, str | None]:
-        """Ask each question once. Client and semaphore belong to the running loop, so they live as long as a call."""
-        from huggingface_hub import AsyncInferenceClient, is_offline_mode
+        """Ask each question once."""
+        asks = [functools.partial(self._ask, text) for text in questions]
+        try:
+            replies = await self._endpoint().converse(asks)
+        except EndpointError as error:
+            raise RewardError(str(error)) from None
+        return dict(zip(questions, replies, strict=True))
 
-        if is_offline_mode():
-            raise ConfigurationError(
-                "HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE is set, and huggingface_hub's client then reaches no address, "
-                "not even a local one. Unset it to use a judge; models named by their folders still load from there."
-            )
-        key = self._key()
-        free = asyncio.Semaphore(self.concurrency)
-        # With no key at all, the client would send the user's Hub token to the endpoint.
-        async with AsyncInferenceClient(base_url=self.base_url, api_key=key, timeout=self.timeout) as client:
-            try:
-                async with asyncio.TaskGroup() as group:
-                    tasks = [group.create_task(self._ask(client, free, text)) for text in questions]
-            except ExceptionGroup as failures:
-                raise failures.exceptions[0] from None
-        return dict(zip(questions, (task.result() for task in tasks), strict=True))
-
-    async def _ask(self, client: Any, free: asyncio.Semaphore, question: str) -> str | None:
+    async def _ask(self, question: str, connection: Connection) -> str | None:
         messages = [{"role": "user", "content": question}]
-        async with free:
-            reply = await self._send(client, messages)
-            if self._read(reply) is None:
-                messages += [
-                    {"role": "assistant", "content": reply or "…"},
-                    {"role": "user", "content": self._reminder},
-                ]
-                reply = await self._send(client, messages)
+        reply = await self._send(connection, messages)
+        if self._read(reply) is None:
+            messages += [{"role": "assistant", "content": reply or "…"}, {"role": "user", "content": self._reminder}]
+            reply = await self._send(connection, messages)
         return self._read(reply)
 
-    async def _send(self, client: Any, messages: list[dict[str, str]]) -> str:
-        """Return the text of a reply, after as many attempts as it takes and `retries` allows."""
-        for attempt in range(self.retries + 1):
-            try:
-                output = await client.chat_completion(
-                    messages,
-                    model=self.model,
-                    temperature=0.0,
-                    max_tokens=self.max_tokens,
-                    extra_body=self.extra_body,
-                )
-                return str(output.choices[0].message.content or "")
-            except Exception as error:
-                status = getattr(getattr(error, "response", None), "status_code", None)
-                final = status is not None and 400 <= status < 500 and status not in _TEMPORARY
-                if final or attempt == self.retries:
-                    # Not chained: an endpoint may repeat the key in what it says.
-                    raise RewardError(self._failure(error, attempt + 1)) from None
-                await asyncio.sleep(self.backoff * 2**attempt)
-        raise AssertionError("unreachable")
+    async def _send(self, connection: Connection, messages: list[dict[str, str]]) -> str:
+        body = {"model": self.model, "messages": messages, "temperature": 0.0, "max_tokens": self.max_tokens}
+        return await connection.post("chat/completions", {**body, **(self.extra_body or {})}, chat_text)
 
-    def _failure(self, error: Exception, attempts: int) -> str:
-        text, key = f"{type(error).__name__}: {error}", self._key()
-        if key != _NO_KEY:
-            text = text.replace(key, "<hidden>")
-        return f"The judge {self.model} at {self.base_url} gave no reply in {attempts} attempt(s): {text}"
-
-    def _key(self) -> str:
-        if isinstance(self.api_key, _Secret):
-            if self.api_key.value is None:
-                raise ConfigurationError(
-                    f"The judge {self.__name__} was pickled, which drops its api_key; "
-                    "name an environment variable with api_key_env instead."
-                )
-            return self.api_key.value
-        if self.api_key_env is None:
-            return _NO_KEY
-        key = os.environ.get(self.api_key_env)
-        if not key:
-            raise ConfigurationError(f"The judge {self.__name__} needs its key in the variable {self.api_key_env}.")
-        return key
+    def _endpoint(self) -> Endpoint:
+        return Endpoint(
+            self.base_url,
+            f"The judge {self.model}",
+            self.api_key_env,
+            self.api_key,
+            self.concurrency,
+            self.timeout,
+            self.retries,
+            self.backoff,
+        )
 
 
 @dataclass(eq=False)
