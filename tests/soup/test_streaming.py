@@ -194,6 +194,24 @@ def test_rounding_is_measured_by_hand(tmp_path) -> None:
     assert soup_of([folders["a"], folders["b"]], None, [0.25, 0.75], tmp_path / "blind") is None
 
 
+def test_rounding_of_large_models_is_measured_on_a_sample(tmp_path, monkeypatch) -> None:
+    """A sample of 1 in 4 of 2,000 pieces is within 5 % of the whole, and is not the whole."""
+    tensors = [random_tensor(j, 100, 100) for j in range(3)]
+    near = [tensors[2] + 0.01 * tensor for tensor in tensors]
+    folders = [checkpoint(tmp_path / str(j), {"w": tensor.bfloat16()}) for j, tensor in enumerate(near)]
+    monkeypatch.setattr(streaming, "PIECE", 5)
+    monkeypatch.setattr(streaming, "MEASURED", 10**6)
+    whole = soup_of(folders[:2], folders[2], [1.75, -0.75], tmp_path / "whole")
+    monkeypatch.setattr(streaming, "MEASURED", 500)
+    sample = soup_of(folders[:2], folders[2], [1.75, -0.75], tmp_path / "sample")
+    assert sample == pytest.approx(whole, rel=0.05)
+    assert sample != whole
+    with_share = soup_of(folders[:2], folders[2], [2.0, -0.5], tmp_path / "share")
+    exact = 2 * near[0].bfloat16().double() - 0.5 * near[1].bfloat16().double() - 0.5 * near[2].bfloat16().double()
+    torch.testing.assert_close(load_file(tmp_path / "share" / "model.safetensors")["w"], exact.bfloat16())
+    assert with_share != sample
+
+
 def test_accumulation_order_is_that_of_the_models() -> None:
     """In float32, (1e8 + 1) - 1e8 is 0 and (1e8 - 1e8) + 1 is 1."""
     big, one = torch.tensor([1e8]), torch.tensor([1.0])
