@@ -35,7 +35,7 @@ def config(arguments: argparse.Namespace, tmp_path: Path) -> MultiRewardPPOConfi
 
 def test_helpful_assistant(tmp_path: Path) -> None:
     arguments = preset("helpful_assistant")
-    adapter = seek._adapter(arguments)
+    adapter = seek.adapter_config(arguments)
     assert (adapter.r, adapter.lora_alpha, adapter.lora_dropout) == (64, 128, 0.05)
     args = config(arguments, tmp_path)
     assert args.generation_batch_size == 64
@@ -46,7 +46,7 @@ def test_helpful_assistant(tmp_path: Path) -> None:
 
 def test_long_form_qa(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     arguments = preset("long_form_qa")
-    assert seek._adapter(arguments) is None
+    assert seek.adapter_config(arguments) is None
     args = config(arguments, tmp_path)
     assert args.generation_batch_size == 32  # per process: 8 prompts, 4 answers each
     assert args.steps_per_rollout == 4
@@ -70,12 +70,12 @@ def test_flags_override_single_settings_of_a_preset() -> None:
     given = preset("helpful_assistant", "--set", "max_steps=4", "--set", "temperature=1.0", "--lora-alpha", "32")
     settings = seek.training_settings(given.set)
     assert (settings["max_steps"], settings["temperature"], settings["lam"]) == (4, 1.0, 0.95)
-    assert seek._adapter(given).lora_alpha == 32
+    assert seek.adapter_config(given).lora_alpha == 32
 
 
 @pytest.mark.parametrize(("flags", "alpha"), [((), 32), (("--lora-r", "8"), 16), (("--lora-alpha", "5"), 5)])
 def test_alpha_is_twice_the_rank_unless_given(flags: tuple[str, ...], alpha: int) -> None:
-    adapter = seek._adapter(parsed("--output-dir", "out", *flags))
+    adapter = seek.adapter_config(parsed("--output-dir", "out", *flags))
     assert (adapter.lora_alpha, adapter.lora_dropout) == (alpha, 0.0)
 
 

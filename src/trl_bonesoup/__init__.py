@@ -20,6 +20,7 @@ _HOMES = {
     "gather": "trl_bonesoup.training.gather",
     "merging_coefficients": "trl_bonesoup.weights",
     "seek": "trl_bonesoup.training.seek",
+    "select_dominance": "trl_bonesoup.front.dominance",
     "simplex_grid": "trl_bonesoup.weights",
     "sweep": "trl_bonesoup.soup.sweep",
 }
@@ -32,6 +33,7 @@ __all__ = [  # noqa: RUF022  (the order of the names in the documentation)
     "MultiRewardPPOTrainer",
     "seek",
     "gather",
+    "select_dominance",
     "SoupManifest",
     "BoneSoup",
     "sweep",
@@ -42,6 +44,7 @@ __all__ = [  # noqa: RUF022  (the order of the names in the documentation)
 
 if TYPE_CHECKING:
     from trl_bonesoup.errors import BoneSoupError
+    from trl_bonesoup.front.dominance import select_dominance
     from trl_bonesoup.front.evaluate import evaluate_front
     from trl_bonesoup.front.front import Front
     from trl_bonesoup.manifest import SoupManifest

@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM
 from trl_bonesoup import Front, SoupManifest
 from trl_bonesoup.cli import main
 
-COMMANDS = ("demo", "seek", "merge", "sweep", "to-full", "evaluate", "plot", "card")
+COMMANDS = ("demo", "seek", "select-dominance", "merge", "sweep", "to-full", "evaluate", "compare", "plot", "card")
 REWARDS = """
 from trl_bonesoup.rewards.protocol import completion_texts
 def says(word):

@@ -10,21 +10,23 @@ import sys
 from collections.abc import Sequence
 
 from trl_bonesoup import __version__
-from trl_bonesoup.cli import card, demo, evaluate, merge, plot, seek, sweep, to_full
+from trl_bonesoup.cli import card, compare, demo, evaluate, merge, plot, seek, select_dominance, sweep, to_full
 from trl_bonesoup.cli.options import apply_config
 from trl_bonesoup.errors import BoneSoupError
 
-_COMMANDS = (demo, seek, merge, sweep, to_full, evaluate, plot, card)
+_COMMANDS = (demo, seek, select_dominance, merge, sweep, to_full, evaluate, compare, plot, card)
 
 _DESCRIPTION = """\
 Train a few backbones once, then serve every balance of competing rewards.
 
   bonesoup demo                                        the whole method on a small real model
   bonesoup seek --config seek.yml                      train the backbones, write soup.json
+  bonesoup select-dominance --config select.yml        the same, with the best of several β
   bonesoup merge run out --preference helpful=0.7,harmless=0.3
   bonesoup sweep run soups --grid 0.1                  all preferences of a grid in one pass
   bonesoup to-full run run-full                        full backbones, of adapters that cannot be mixed
   bonesoup evaluate run --prompts prompts.txt --out front.json
+  bonesoup compare --config comparison.yml             Bone Soup and other methods, trained and measured alike
   bonesoup plot front.json front.png
   bonesoup card run out --preference helpful=0.7,harmless=0.3 --front front.json
 """

@@ -37,6 +37,11 @@ def embedded_model(folder: Path) -> Path:
     return folder
 
 
+def model_or_embedded(model: str, folder: Path) -> str:
+    """Return `model`, or for "embedded" the path of the embedded model, put into `folder`/base."""
+    return str(embedded_model(folder / "base")) if model == "embedded" else model
+
+
 def _cache() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "trl-bonesoup"
 

@@ -48,22 +48,20 @@ def add_parser(subparsers: Any) -> None:
     parser = options.new_parser(
         subparsers, "seek", run, "Train one backbone per objective and write soup.json.", _EPILOG
     )
-    parser.add_argument("--model", metavar="MODEL", help="model that every backbone starts from")
-    options.add_rewards(parser, required=False)
+    add_training(parser)
     parser.add_argument(
         "--dominance", type=float, metavar="BETA", default=0.7, help="β of the circulant weights (default 0.7)"
     )
     parser.add_argument(
         "--combination-weights", metavar="JSON", help="a whole matrix B instead, such as [[0.8,0.3],[0.2,0.7]]"
     )
-    options.add_prompts(parser, required=False)
-    parser.add_argument("--output-dir", metavar="DIR", required=True, help="folder of the run")
-    parser.add_argument("--lora-r", type=int, metavar="R", default=16, help="rank of the LoRA adapters (default 16)")
-    parser.add_argument("--lora-alpha", type=int, metavar="A", help="their scale is A/R (default twice the rank)")
     parser.add_argument(
-        "--lora-dropout", type=float, metavar="P", default=0.0, help="dropout in front of the adapters (default 0)"
+        "--stop-after",
+        type=int,
+        metavar="STEP",
+        help="pause every backbone at this optimizer step, a multiple of those of one rollout; the same command "
+        "without it continues",
     )
-    parser.add_argument("--full", action="store_true", help="train whole models instead of LoRA adapters")
     parser.add_argument(
         "--backbone",
         type=int,
@@ -77,6 +75,20 @@ def add_parser(subparsers: Any) -> None:
         metavar="DIR",
         help="train nothing: copy the backbones that are finished in these folders into --output-dir, write soup.json",
     )
+
+
+def add_training(parser: argparse.ArgumentParser) -> None:
+    """Add what every training of backbones needs: model, rewards, prompts, folder, adapter and settings."""
+    parser.add_argument("--model", metavar="MODEL", help="model that every backbone starts from")
+    options.add_rewards(parser, required=False)
+    options.add_prompts(parser, required=False)
+    parser.add_argument("--output-dir", metavar="DIR", required=True, help="folder of the run")
+    parser.add_argument("--lora-r", type=int, metavar="R", default=16, help="rank of the LoRA adapters (default 16)")
+    parser.add_argument("--lora-alpha", type=int, metavar="A", help="their scale is A/R (default twice the rank)")
+    parser.add_argument(
+        "--lora-dropout", type=float, metavar="P", default=0.0, help="dropout in front of the adapters (default 0)"
+    )
+    parser.add_argument("--full", action="store_true", help="train whole models instead of LoRA adapters")
     parser.add_argument(
         "--set", action=_Add, metavar="NAME=VALUE", default=None, help="a training setting; may be repeated"
     )
@@ -93,26 +105,22 @@ def run(arguments: argparse.Namespace) -> None:
             f"{', '.join(missing)} missing: give it as a flag or in the --config file, or name folders to --gather."
         )
     rewards, names = options.parse_rewards(arguments.reward)
-    settings = training_settings(arguments.set)
     weights = _weights(arguments, len(rewards))
     data = options.prompts_from(arguments)
+    args = training_args(arguments)
 
-    from trl_bonesoup.training.config import MultiRewardPPOConfig
     from trl_bonesoup.training.seek import seek
 
-    unknown = set(settings) - set(MultiRewardPPOConfig.__dataclass_fields__)
-    if unknown:
-        raise ConfigurationError(f"--set: MultiRewardPPOConfig has no field {', '.join(sorted(unknown))}.")
-    args = MultiRewardPPOConfig(**{"output_dir": arguments.output_dir, "report_to": "none", **settings})
     manifest = seek(
         arguments.model,
         rewards,
         weights,
         args,
         data,
-        peft_config=_adapter(arguments),
+        peft_config=adapter_config(arguments),
         objective_names=names,
         backbones=arguments.backbone,
+        stop_after=arguments.stop_after,
     )
     if args.process_index == 0:
         _say(arguments.output_dir, manifest)
@@ -130,14 +138,27 @@ def _gather(arguments: argparse.Namespace) -> None:
 
 def _say(folder: str, manifest: SoupManifest | None) -> None:
     if manifest is None:
-        print(f"Backbones are still missing in {folder}; soup.json is written when all are trained.")
+        print(f"Backbones in {folder} are missing or not trained to the end; soup.json is written when all are.")
         return
     names = manifest.objective_names
     example = ",".join(f"{name}={1 / len(names):.3g}" for name in names)
     print(f"Wrote {folder}/soup.json. Next: bonesoup merge {folder} out --preference {example}")
 
 
-def _adapter(arguments: argparse.Namespace) -> Any:
+def training_args(arguments: argparse.Namespace) -> Any:
+    """Return the settings of `add_training`'s --set as a `MultiRewardPPOConfig`."""
+    settings = training_settings(arguments.set)
+
+    from trl_bonesoup.training.config import MultiRewardPPOConfig
+
+    unknown = set(settings) - set(MultiRewardPPOConfig.__dataclass_fields__)
+    if unknown:
+        raise ConfigurationError(f"--set: MultiRewardPPOConfig has no field {', '.join(sorted(unknown))}.")
+    return MultiRewardPPOConfig(**{"output_dir": arguments.output_dir, "report_to": "none", **settings})
+
+
+def adapter_config(arguments: argparse.Namespace) -> Any:
+    """Return the LoRA configuration of `add_training`'s options, or `None` for full models."""
     if arguments.full:
         return None
     from peft import LoraConfig

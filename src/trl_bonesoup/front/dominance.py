@@ -196,7 +196,8 @@ class DominanceTrial:
 
     def run(self) -> DominanceSelection:
         """Do what is left to do, and return the selection."""
-        write_json(self.folder / RECORD, {"dominance": None, "request": self.request})
+        if not (self.folder / RECORD).is_file():
+            write_json(self.folder / RECORD, {"dominance": None, "request": self.request})
         for candidate in self.candidates:
             if not candidate.is_measured:
                 logger.info("β = %g: training up to step %d.", candidate.dominance, self.stop_after)
