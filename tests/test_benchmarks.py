@@ -18,7 +18,7 @@ def test_merge_benchmark(tmp_path: Path) -> None:
         timeout=300,
         check=True,
     )
-    many = json.loads((tmp_path / "many.json").read_text())["results"][0]
+    many = json.loads((tmp_path / "many.json").read_text())[0]["results"]
     assert many["soups"] == 3
     assert set(many["runs"]) == {"copy", "bonesoup sweep", "bonesoup sweep, imported"}
     assert 5 < many["runs"]["copy"][0]["peak_mib"] < many["runs"]["bonesoup sweep"][0]["peak_mib"]

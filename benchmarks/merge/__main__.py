@@ -11,21 +11,22 @@ from typing import Any
 
 PARTS = ("one", "many", "growth", "adapters", "switch", "rows")
 FULL = {
-    "one": {"size": "1B", "repeats": 5},
+    "one": [{"size": "1B", "repeats": 4}],
     "many": [
-        {"size": "1B", "n": 2, "step": 0.1, "repeats": 3, "commands": True},
-        {"size": "135M", "n": 3, "step": 0.1, "repeats": 3, "commands": True},
+        {"size": "1B", "n": 2, "step": 0.1, "repeats": 2, "commands": True},
+        {"size": "135M", "n": 2, "step": 0.1, "repeats": 3, "commands": True},
+        {"size": "135M", "n": 3, "step": 0.1, "repeats": 2, "commands": True},
     ],
-    "growth": {"sizes": ["360M", "135M", "1B"], "backbones": [2, 3, 5], "soups": [2, 5, 11, 22], "repeats": 3},
-    "adapters": {"base": "SmolLM2", "n": 3, "rank": 16, "step": 0.1, "repeats": 5},
+    "growth": [{"sizes": ["360M", "135M", "1B"], "backbones": [2, 3, 5], "soups": [2, 5, 11, 22], "repeats": 2}],
+    "adapters": [{"base": "SmolLM2", "n": 3, "rank": 16, "step": 0.1, "repeats": 5}],
     "switch": [{"base": "SmolLM2", "n": n, "rank": 16, "repeats": 1000} for n in (2, 3, 8)],
-    "rows": [{"base": "SmolLM2", "n": n, "rank": 16, "prompt": 64, "new_tokens": 16, "repeats": 12} for n in (2, 3, 8)],
+    "rows": [{"base": "SmolLM2", "n": n, "rank": 16, "prompt": 64, "new_tokens": 16, "repeats": 6} for n in (2, 3, 8)],
 }
 SMOKE = {
-    "one": {"size": "tiny", "repeats": 1},
+    "one": [{"size": "tiny", "repeats": 1}],
     "many": [{"size": "tiny", "n": 2, "step": 0.5, "repeats": 1, "commands": False}],
-    "growth": {"sizes": ["tiny"], "backbones": [2], "soups": [2], "repeats": 1},
-    "adapters": {"base": "tiny", "n": 2, "rank": 4, "step": 0.5, "repeats": 1},
+    "growth": [{"sizes": ["tiny"], "backbones": [2], "soups": [2], "repeats": 1}],
+    "adapters": [{"base": "tiny", "n": 2, "rank": 4, "step": 0.5, "repeats": 1}],
     "switch": [{"base": "tiny", "n": 2, "rank": 4, "repeats": 3}],
     "rows": [{"base": "tiny", "n": 2, "rank": 4, "prompt": 4, "new_tokens": 2, "repeats": 2}],
 }
@@ -41,7 +42,7 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def measure(part: str, settings: Any, work: Path) -> Any:
+def measure(part: str, settings: dict[str, Any], work: Path) -> Any:
     from benchmarks.merge import files, serving
 
     actions = {
@@ -52,9 +53,24 @@ def measure(part: str, settings: Any, work: Path) -> Any:
         "switch": serving.switches,
         "rows": serving.rows,
     }
-    if isinstance(settings, list):
-        return [actions[part](work, **each) for each in settings]
     return actions[part](work, **settings)
+
+
+def measured(part: str, plan: list[dict[str, Any]], work: Path, again: bool) -> list[dict[str, Any]]:
+    """Return the measurements of a part: those that are kept, and the others made now and kept."""
+    from benchmarks.report import machine, versions
+
+    file = work / f"{part}.json"
+    found = json.loads(file.read_text(encoding="utf-8")) if file.exists() and not again else []
+    for settings in plan:
+        if any(each["settings"] == settings for each in found):
+            continue
+        print(f"{part}: {settings}", flush=True)
+        packages = versions("trl-bonesoup", "torch", "transformers", "peft", "mergekit", "safetensors")
+        results = measure(part, settings, work)
+        found.append({"settings": settings, "machine": machine(), "versions": packages, "results": results})
+        file.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    return [each for settings in plan for each in found if each["settings"] == settings]
 
 
 def main() -> None:
@@ -62,26 +78,15 @@ def main() -> None:
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     logging.disable(logging.WARNING)
     from benchmarks.merge.tables import tables
-    from benchmarks.report import machine, versions
 
     plan = SMOKE if arguments.smoke else FULL
     work = arguments.out.resolve()
     work.mkdir(parents=True, exist_ok=True)
-    results = {}
-    for part in arguments.parts:
-        file = work / f"{part}.json"
-        kept = json.loads(file.read_text(encoding="utf-8")) if file.exists() and not arguments.again else {}
-        if kept.get("settings") != plan[part]:
-            print(f"{part} ...", flush=True)
-            kept = {
-                "settings": plan[part],
-                "machine": machine(),
-                "versions": versions("trl-bonesoup", "torch", "transformers", "peft", "mergekit", "safetensors"),
-                "results": measure(part, plan[part], work),
-            }
-            file.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
-        results[part] = kept
-    print(tables(results, arguments.markdown))
+    print(
+        tables(
+            {part: measured(part, plan[part], work, arguments.again) for part in arguments.parts}, arguments.markdown
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 from benchmarks.merge.models import adapter_run, full_run
-from benchmarks.merge.processes import BIN, Taken, run, together, touch
+from benchmarks.merge.processes import BIN, Taken, read_through, run, together, touch
 
 from trl_bonesoup import SoupManifest, simplex_grid
 from trl_bonesoup.soup.recipe import mergekit_yaml
@@ -36,7 +36,7 @@ def one_soup(work: Path, size: str, repeats: int) -> dict[str, list[dict[str, An
         "mergekit-yaml linear": lambda out, log: run([mergekit, linear, out, "--quiet"], log),
         "mergekit bone_soup, imported": lambda out, log: run([*INSIDE, "mergekit", soup, out], log),
     }
-    return _take_turns(contestants, work, repeats, 8 * weights.stat().st_size)
+    return _take_turns(contestants, source, repeats)
 
 
 def many_soups(work: Path, size: str, n: int, step: float, repeats: int, commands: bool) -> dict[str, Any]:
@@ -52,8 +52,7 @@ def many_soups(work: Path, size: str, n: int, step: float, repeats: int, command
     by_command = f"{len(grid)} x mergekit-yaml bone_soup"
     if commands:
         contestants[by_command] = lambda out, log: _one_by_one(source, work, grid, out, log)
-    memory = (len(grid) + n + 2) * weights.stat().st_size
-    results = _take_turns(contestants, work, repeats, memory, once=[by_command])
+    results = _take_turns(contestants, source, repeats, once=[by_command])
     return {"soups": len(grid), "bytes": len(grid) * weights.stat().st_size, "runs": results}
 
 
@@ -71,7 +70,7 @@ def adapter_soups(work: Path, base: str, n: int, rank: int, step: float, repeats
         "bonesoup sweep, imported": lambda out, log: run([*INSIDE, "sweep", source, out, *_given(grid)], log),
     }
     size = len(grid) * weights.stat().st_size
-    return {"soups": len(grid), "bytes": size, "runs": _take_turns(contestants, work, repeats, size)}
+    return {"soups": len(grid), "bytes": size, "runs": _take_turns(contestants, source, repeats)}
 
 
 def growth(
@@ -85,16 +84,19 @@ def growth(
         source = full_run(work, size, n)
         preferences = [[1.0 - i / 100, i / 100, *[0.0] * (n - 2)] for i in range(k)]
         command = [*INSIDE, "sweep", source, work / "out", *_given(preferences)]
-        memory = (k + n + 1) * (source / "backbone0" / "model.safetensors").stat().st_size
-        runs = _take_turns({"sweep": lambda out, log, c=command: run(c, log)}, work, repeats, memory)["sweep"]
+        runs = _take_turns({"sweep": lambda out, log, c=command: run(c, log)}, source, repeats)["sweep"]
         rows.append({"size": size, "backbones": n, "soups": k, "runs": runs})
     return rows
 
 
 def _take_turns(
-    contestants: dict[str, Contestant], work: Path, repeats: int, memory: int, once: Sequence[str] = ()
+    contestants: dict[str, Contestant], source: Path, repeats: int, once: Sequence[str] = ()
 ) -> dict[str, list[dict[str, Any]]]:
-    """Run every contestant once per repeat, each repeat beginning with another one, on memory that was touched."""
+    """Run every contestant once per repeat, each repeat beginning with another one.
+
+    Before each run memory is touched, and the files of `source` are read.
+    """
+    work = source.parent
     runs: dict[str, list[dict[str, Any]]] = {name: [] for name in contestants}
     names, out, log = list(contestants), work / "out", work / "log.txt"
     for repeat in range(repeats):
@@ -103,7 +105,8 @@ def _take_turns(
             if name in once and runs[name]:
                 continue
             shutil.rmtree(out, ignore_errors=True)
-            touch(memory)
+            touch()
+            read_through(source)
             runs[name].append(asdict(contestants[name](out, log)))
             print(f"  {name}: {runs[name][-1]['seconds']:.2f} s", flush=True)
     shutil.rmtree(out, ignore_errors=True)

@@ -67,15 +67,23 @@ def together(runs: Sequence[Taken]) -> Taken:
     return Taken(sum(taken.seconds for taken in runs), max(taken.peak_mib for taken in runs))
 
 
-def touch(nbytes: int) -> None:
-    """Use and give back so much memory, at most 7/10 of what is free.
+def touch() -> None:
+    """Use and give back 7/10 of the memory that is free.
 
     On a virtual machine the host provides memory when it is first used, and takes it away again after
     a while. Whoever comes first would pay for that.
     """
     free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    pages = min(nbytes, free * 7 // 10) // 2**20
-    subprocess.run([sys.executable, "-c", _TOUCH, str(max(pages, 1) * 2**20)], check=True)
+    subprocess.run([sys.executable, "-I", "-S", "-c", _TOUCH, str((free * 7 // 10 // 2**20 + 1) * 2**20)], check=True)
+
+
+def read_through(folder: Path) -> None:
+    """Read every file of a folder, so that all who read it next find it in the page cache."""
+    buffer = bytearray(2**24)
+    for file in folder.rglob("*.safetensors"):
+        with file.open("rb", buffering=0) as stream:
+            while stream.readinto(buffer):
+                pass
 
 
 def _inside(log: Path) -> float | None:
