@@ -330,8 +330,12 @@ def test_provenance_says_how_to_measure_again(soup):
     assert record["combination_weights"] == [[0.75, 0.25], [0.25, 0.75]]
     assert (record["prompts"], record["samples_per_prompt"], record["seed"]) == (5, 2, 3)
     assert record["decoding"] == {"max_new_tokens": 8, "temperature": 1.0}
-    assert record["rewards"] == {"good": "good", "brief": "brief"}
-    assert set(record["versions"]) == {"trl-bonesoup", "torch", "transformers", "peft", "numpy"}
+    assert record["rewards"] == {"good": "test_evaluate:good", "brief": "test_evaluate:brief"}
+    assert record["prompts_source"] is None
+    assert evaluate(soup, preferences=GRID[:1], prompts_source="org/set").provenance["prompts_source"] == "org/set"
+    assert set(record["versions"]) == {"trl-bonesoup", "torch", "transformers", "peft", "numpy", "python"}
+    assert set(record["machine"]) == {"system", "processor", "threads", "accelerators"}
+    assert record["machine"]["processor"]
     assert record["prompts_sha256"] == evaluate(soup, preferences=GRID[:1]).provenance["prompts_sha256"]
     assert record["prompts_sha256"] != evaluate(soup, PROMPTS[::-1]).provenance["prompts_sha256"]
 

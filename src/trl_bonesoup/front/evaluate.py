@@ -2,33 +2,29 @@
 
 from __future__ import annotations
 
-import datetime
-import importlib.metadata
+import functools
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from numpy.typing import ArrayLike
 
-import trl_bonesoup
-from trl_bonesoup.errors import ConfigurationError
 from trl_bonesoup.front.front import Front, Marker
-from trl_bonesoup.front.metrics import BOOTSTRAP_RESAMPLES
 from trl_bonesoup.front.policies import Answer, Answering, Policies, Row
-from trl_bonesoup.front.prompts import Prompt, Prompts, read_prompts
+from trl_bonesoup.front.prompts import Prompt, read_prompts
+from trl_bonesoup.front.provenance import answers_record, evaluation_record
 from trl_bonesoup.front.samples import Answers, check_samples_path
+from trl_bonesoup.front.scoring import RewardFunctions, Scorer, reward_functions
 from trl_bonesoup.front.settings import EvaluationSettings
 from trl_bonesoup.front.soups import SoupPolicies
-from trl_bonesoup.rewards.protocol import call_reward
+from trl_bonesoup.front.unfinished import AnswerStore, open_store
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
     from trl_bonesoup.manifest import Preference
     from trl_bonesoup.soup.lora import BoneSoup
-
-RewardFunctions = Sequence[Callable[..., Any]] | Mapping[str, Callable[..., Any]]
 
 __all__ = ["evaluate_front", "evaluate_policies"]
 
@@ -47,7 +43,9 @@ def evaluate_front(
     seed: int = 0,
     include_markers: bool = True,
     objective_names: Sequence[str] | None = None,
+    front_path: str | Path | None = None,
     samples_path: str | Path | None = None,
+    prompts_source: str | None = None,
     show_progress: bool = True,
 ) -> Front:
     """Measure the mean rewards of a soup at each of K preferences.
@@ -74,26 +72,32 @@ def evaluate_front(
         include_markers: also measure the base (λ = 0) and each backbone (λ a unit vector).
         objective_names: names for the front, in the soup's order, where the rewards measured are not
             those it was trained on. Default: the soup's.
+        front_path: where to write the front (.json). Until it is complete, a hidden file beside it holds
+            the answers and scores so far, and the same call continues an evaluation that was
+            interrupted, to the same numbers; see docs/fronts.md.
         samples_path: where to write every answer with its scores (.jsonl or .parquet).
+        prompts_source: where the prompts come from, for the record.
         show_progress: show a bar with the remaining time.
 
     Returns:
         The front, with 95 % percentile bootstrap intervals over prompts.
 
     Raises:
-        ConfigurationError: for settings, prompts or reward functions that do not fit the soup.
+        ConfigurationError: for settings, prompts or reward functions that do not fit the soup, or if an
+            unfinished evaluation of another request lies beside `front_path`.
         WeightsError: for an invalid preference or extrapolation.
         RewardError: if a reward function raises or does not return one finite score (or None) per answer.
         FrontError: if an objective has no score at all at some preference, or preferences repeat.
     """
-    policies = SoupPolicies(soup, preferences, extrapolation, include_markers=include_markers)
     return evaluate_policies(
-        policies,
+        SoupPolicies(soup, preferences, extrapolation, include_markers=include_markers),
         prompts,
         reward_funcs,
         EvaluationSettings(samples_per_prompt, max_new_tokens, temperature, batch_size, seed),
         objective_names=objective_names,
+        front_path=front_path,
         samples_path=samples_path,
+        prompts_source=prompts_source,
         show_progress=show_progress,
     )
 
@@ -105,7 +109,9 @@ def evaluate_policies(
     settings: EvaluationSettings | None = None,
     *,
     objective_names: Sequence[str] | None = None,
+    front_path: str | Path | None = None,
     samples_path: str | Path | None = None,
+    prompts_source: str | None = None,
     show_progress: bool = True,
 ) -> Front:
     """Measure the mean rewards of any policies, as `evaluate_front` does those of soups.
@@ -116,41 +122,73 @@ def evaluate_policies(
     Args:
         policies: what to measure, see `trl_bonesoup.front.policies`.
         settings: how prompts are answered; by default `EvaluationSettings()`.
-        prompts, reward_funcs, objective_names, samples_path, show_progress: see `evaluate_front`.
+        prompts, reward_funcs, objective_names, front_path, samples_path, prompts_source, show_progress:
+            see `evaluate_front`.
     """
-    from trl_bonesoup.front.sampling import row_seed
-
     started = time.monotonic()
     settings = settings or EvaluationSettings()
     sample_file = check_samples_path(samples_path)
-    functions = _reward_functions(reward_funcs, policies.objectives, objective_names)
+    functions = reward_functions(reward_funcs, policies.objectives, objective_names)
     questions = read_prompts(prompts)
+    policies_record = policies.provenance()
+    provenance = {
+        **policies_record,
+        **evaluation_record(questions, functions, settings),
+        "prompts_source": prompts_source,
+    }
 
     models = [*policies.preferences_KN.tolist(), *policies.markers]
     answers = Answers(models, len(questions), settings.samples_per_prompt, tuple(functions))
-    with policies.answering(questions, settings) as answering, _progress(answers.total, show_progress) as progress:
-        for batch in _batches(answering, settings):
-            given = answering(batch, [row_seed(settings.seed, row.prompt, row.sample) for row in batch])
-            answers.add(batch, given, _score(batch, given, questions, functions))
-            progress.update(len(batch))
-    if sample_file is not None:
-        answers.write(sample_file, answering.texts)
+    scorers = [Scorer(name, function, questions) for name, function in functions.items()]
+    with policies.answering(questions, settings) as answering:
+        request = {"policies": policies_record, **answers_record(policies, questions, answering.texts, settings)}
+        with open_store(front_path, request) as store, _progress(answers.total, show_progress) as progress:
+            for batch in _batches(answering, settings):
+                given, scores = _measure(batch, answering, scorers, settings, store)
+                answers.add(batch, given, scores)
+                progress.update(len(batch))
+            provenance |= {"kept_answers": store.kept, "seconds": round(time.monotonic() - started, 1)}
+            front = _front(policies, answers, settings, provenance)
+            if sample_file is not None:
+                answers.write(sample_file, answering.texts)
+            if front_path is not None:
+                front.to_json(front_path)
+    return front
 
+
+def _measure(
+    batch: list[Row],
+    answering: Answering,
+    scorers: Sequence[Scorer],
+    settings: EvaluationSettings,
+    store: AnswerStore,
+) -> tuple[list[Answer], list[list[float | None]]]:
+    """Return the answers of a batch, and each objective's scores of them, as far as possible from the store."""
+    from trl_bonesoup.front.sampling import row_seed
+
+    def answer(rows: list[Row]) -> list[Answer]:
+        return answering(rows, [row_seed(settings.seed, row.prompt, row.sample) for row in rows])
+
+    given = store.answers(batch, answer)
+
+    def score(scorer: Scorer, places: list[int]) -> list[float | None]:
+        return scorer([batch[place] for place in places], [given[place] for place in places])
+
+    return given, [store.scores(scorer.fingerprint, batch, functools.partial(score, scorer)) for scorer in scorers]
+
+
+def _front(policies: Policies, answers: Answers, settings: EvaluationSettings, provenance: dict[str, Any]) -> Front:
     rewards_MN, intervals_MN2 = answers.summary(settings.seed)
     k = len(policies.preferences_KN)
     return Front(
-        objectives=tuple(functions),
+        objectives=answers.objectives,
         preferences_KN=policies.preferences_KN,
         coefficients_KN=policies.coefficients_KN,
         rewards_KN=rewards_MN[:k],
         intervals_KN2=intervals_MN2[:k],
         n_samples_KN=answers.counts_MN[:k],
         markers={label: Marker(rewards_MN[k + m], intervals_MN2[k + m]) for m, label in enumerate(policies.markers)},
-        provenance={
-            **policies.provenance(),
-            **_provenance(questions, functions, settings),
-            "seconds": round(time.monotonic() - started, 1),
-        },
+        provenance=provenance,
     )
 
 
@@ -163,75 +201,7 @@ def _batches(answering: Answering, settings: EvaluationSettings) -> Iterator[lis
             yield rows[start : start + settings.batch_size]
 
 
-def _score(
-    batch: Sequence[Row],
-    answers: Sequence[Answer],
-    questions: Prompts,
-    functions: Mapping[str, Callable[..., Any]],
-) -> list[list[float | None]]:
-    """Return each objective's scores of a batch of answers, called as TRL's trainers call reward functions."""
-    inputs = {
-        **{name: [column[row.prompt] for row in batch] for name, column in questions.columns.items()},
-        "prompts": [questions.given[row.prompt] for row in batch],
-        "completions": [questions.completion(answer.text) for answer in answers],
-    }
-    if all(answer.token_ids is not None for answer in answers):
-        inputs["completion_ids"] = [answer.token_ids for answer in answers]
-    return [call_reward(function, name, **inputs) for name, function in functions.items()]
-
-
 def _progress(rows: int, show: bool) -> Any:
     from tqdm.auto import tqdm
 
     return tqdm(total=rows, desc="Evaluating the front", unit="answer", disable=not show)
-
-
-def _reward_functions(
-    reward_funcs: RewardFunctions, objectives: tuple[str, ...], names: Sequence[str] | None
-) -> dict[str, Callable[..., Any]]:
-    """Return the reward functions by the front's objective names, in the policies' order."""
-    if isinstance(reward_funcs, Mapping):
-        if set(reward_funcs) != set(objectives):
-            raise ConfigurationError(
-                f"reward_funcs must have the objectives {list(objectives)} as keys; got {list(reward_funcs)}."
-            )
-        functions = [reward_funcs[name] for name in objectives]
-    else:
-        functions = list(reward_funcs)
-    shown = tuple(names) if names is not None else objectives
-    if not len(functions) == len(shown) == len(objectives) or len(set(shown)) != len(shown):
-        raise ConfigurationError(
-            f"The objectives are {list(objectives)}, and each needs one reward function, in that order, "
-            f"under different names; got {len(functions)} functions and the names {list(shown)}."
-        )
-    if set(shown) == set(objectives) and shown != objectives:
-        raise ConfigurationError(
-            f"objective_names {list(shown)} are those of the soup or policies in another order; preferences and "
-            f"reward functions go by the order {list(objectives)}."
-        )
-    for name, function in zip(shown, functions, strict=True):
-        if not callable(function):
-            raise ConfigurationError(
-                f"The reward function of '{name}' must be callable as func(prompts=…, completions=…); got {function!r}."
-            )
-    return dict(zip(shown, functions, strict=True))
-
-
-def _provenance(
-    questions: Prompts, functions: Mapping[str, Callable[..., Any]], settings: EvaluationSettings
-) -> dict[str, Any]:
-    return {
-        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "rewards": {name: getattr(func, "__name__", type(func).__name__) for name, func in functions.items()},
-        "prompts": len(questions),
-        "prompts_sha256": questions.digest(),
-        "samples_per_prompt": settings.samples_per_prompt,
-        "seed": settings.seed,
-        "decoding": {"max_new_tokens": settings.max_new_tokens, "temperature": float(settings.temperature)},
-        "batch_size": settings.batch_size,
-        "intervals": f"95 % percentile bootstrap over prompts, {BOOTSTRAP_RESAMPLES} resamples",
-        "versions": {
-            "trl-bonesoup": trl_bonesoup.__version__,
-            **{name: importlib.metadata.version(name) for name in ("torch", "transformers", "peft", "numpy")},
-        },
-    }

@@ -4,7 +4,8 @@ At every step log π = Σ_j w_j log π_j + constant. Each answer takes one row f
 the batch; the rows get the same mixed scores and the same noise, so they choose the same token and their
 caches stay in step.
 
-Source: Shi et al. (2024), "Decoding-Time Language Model Alignment with Multiple Objectives", Equation 7.
+Source: Shi et al. (2024), "Decoding-Time Language Model Alignment with Multiple Objectives", for policies that were
+trained with a (reverse) KL penalty.
 """
 
 from __future__ import annotations

@@ -18,7 +18,9 @@ from trl_bonesoup.weights import FloatArray
 
 FORMATS = (".jsonl", ".parquet")
 
-__all__ = ["Answers", "check_samples_path"]
+_FIELDS = {"preference_index", "preference", "marker", "prompt_index", "sample_index", "prompt", "completion", "scores"}
+
+__all__ = ["Answers", "check_samples_path", "read_samples"]
 
 
 class Answers:
@@ -38,6 +40,7 @@ class Answers:
         self.objectives = objectives
         shape = (len(self.models), prompts, samples)
         self.completions_MPS: NDArray[np.object_] = np.full(shape, None, dtype=object)
+        self.token_ids_MPS: NDArray[np.object_] = np.full(shape, None, dtype=object)
         self.scores_MPSN: FloatArray = np.full((*shape, len(objectives)), np.nan)
 
     @property
@@ -55,6 +58,7 @@ class Answers:
         for row, answer, *values in zip(batch, answers, *scores, strict=True):
             place = row.model, row.prompt, row.sample
             self.completions_MPS[place] = answer.text
+            self.token_ids_MPS[place] = answer.token_ids
             self.scores_MPSN[place] = [np.nan if value is None else value for value in values]
 
     def summary(self, seed: int) -> tuple[FloatArray, FloatArray]:
@@ -100,6 +104,7 @@ class Answers:
             "sample_index": row.sample,
             "prompt": prompt_texts[row.prompt],
             "completion": self.completions_MPS[row.model, row.prompt, row.sample],
+            "completion_ids": self.token_ids_MPS[row.model, row.prompt, row.sample],
             "scores": {
                 name: None if np.isnan(v) else float(v) for name, v in zip(self.objectives, values, strict=True)
             },
@@ -117,3 +122,26 @@ def check_samples_path(path: str | Path | None) -> Path | None:
     if Path(path).suffix not in FORMATS:
         raise ConfigurationError(f"samples_path must end in {' or '.join(FORMATS)}; got {str(path)!r}.")
     return Path(path)
+
+
+def read_samples(path: str | Path) -> list[dict[str, Any]]:
+    """Return what an evaluation wrote to its `samples_path`: a record for each answer.
+
+    Raises:
+        ConfigurationError: if it cannot be read, or holds something else.
+    """
+    file = check_samples_path(path)
+    assert file is not None
+    try:
+        if file.suffix == ".parquet":
+            import pyarrow.parquet
+
+            records = pyarrow.parquet.read_table(file).to_pylist()
+        else:
+            with file.open(encoding="utf-8") as lines:  # not splitlines, which cuts at more than "\n"
+                records = [json.loads(line) for line in lines]
+    except (OSError, ValueError) as error:
+        raise ConfigurationError(f"The answers in {file} cannot be read: {error}") from error
+    if not records or not all(isinstance(record, dict) and record.keys() >= _FIELDS for record in records):
+        raise ConfigurationError(f"{file} does not hold answers; each needs the fields {sorted(_FIELDS)}.")
+    return records
