@@ -37,6 +37,7 @@ __all__ = [
     "circulant_weights",
     "merging_coefficients",
     "simplex_grid",
+    "simplex_sample",
 ]
 
 
@@ -241,6 +242,34 @@ def simplex_grid(n: int, step: float = 0.1) -> FloatArray:
         edges = (-1, *bars, parts + n - 1)
         rows.append([edges[i + 1] - edges[i] - 1 for i in range(n)])
     return np.array(sorted(rows, reverse=True), dtype=np.float64) / parts
+
+
+def simplex_sample(n: int, k: int, seed: int = 0) -> FloatArray:
+    """Return k different preferences of n objectives, shape (k, n): the n vertices, then others drawn at random.
+
+    The others are uniform on the simplex (Dirichlet with all parameters 1). For more than 3
+    objectives a grid is too large (286 points for 4, 1001 for 5, at step 0.1). The vertices are always
+    there, because they are the ends of every front.
+
+    Args:
+        n: number of objectives, at least 2.
+        k: number of preferences, at least n.
+        seed: of the random numbers.
+
+    Raises:
+        WeightsError: for any other n, k or seed.
+
+    >>> simplex_sample(3, 4).round(2)
+    array([[1.  , 0.  , 0.  ],
+           [0.  , 1.  , 0.  ],
+           [0.  , 0.  , 1.  ],
+           [0.4 , 0.59, 0.01]])
+    """
+    for name, value, least in (("n (objectives)", n, 2), ("k (preferences)", k, n), ("seed", seed, 0)):
+        if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
+            raise WeightsError(f"{name} must be a whole number, at least {least}; got {value!r}.")
+    drawn = np.random.default_rng(seed).dirichlet(np.ones(n), size=k - n)
+    return np.vstack([np.eye(n), drawn])
 
 
 def _extrapolation_factors(extrapolation: float | Sequence[float], n: int) -> FloatArray:

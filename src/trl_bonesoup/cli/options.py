@@ -64,9 +64,10 @@ def apply_config(
     return parser.parse_args(argv)
 
 
-def add_soup(parser: argparse.ArgumentParser) -> None:
+def add_soup(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
     """Add the soup that a command starts from."""
-    parser.add_argument("soup", metavar="SOUP", help="folder of soup.json, or id of a soup on the Hub")
+    nargs = None if required else "?"
+    parser.add_argument("soup", metavar="SOUP", nargs=nargs, help="folder of soup.json, or id of a soup on the Hub")
     parser.add_argument("--base-model", metavar="MODEL", help="use this base model instead of the recorded one")
 
 
@@ -98,6 +99,12 @@ def add_grid(parser: argparse.ArgumentParser) -> None:
         "--grid", type=float, metavar="STEP", default=0.1, help="all preferences in steps of this (default 0.1)"
     )
     parser.add_argument(
+        "--sample",
+        type=int,
+        metavar="K",
+        help="K preferences instead of a grid: all weight on each objective, and others drawn at random",
+    )
+    parser.add_argument(
         "--preference", action=Repeat, metavar="MU", help="this preference instead of a grid; may be repeated"
     )
     add_extrapolation(parser)
@@ -105,18 +112,23 @@ def add_grid(parser: argparse.ArgumentParser) -> None:
 
 def parse_preference(text: Any, manifest: SoupManifest) -> Any:
     """Return μ, shape (N,), from "name=share,…", "share,…", the name of a preset, or a YAML mapping or list."""
+    return manifest.preference(read_preference(text))
+
+
+def read_preference(text: Any) -> Any:
+    """Return what a preference says, unchecked: shares by name, shares in order, or a name."""
     if isinstance(text, (dict, list)):
-        return manifest.preference(text)
+        return text
     parts = [part.strip() for part in str(text).split(",") if part.strip()]
     if any("=" in part for part in parts):
         named: dict[str, float] = {}
         for part in parts:
             name, _, share = part.rpartition("=")
             named[name.strip()] = _number(share, f"--preference {text}")
-        return manifest.preference(named)
+        return named
     if len(parts) == 1 and not _is_number(parts[0]):
-        return manifest.preference(parts[0])
-    return manifest.preference([_number(part, f"--preference {text}") for part in parts])
+        return parts[0]
+    return [_number(part, f"--preference {text}") for part in parts]
 
 
 def parse_extrapolation(text: Any) -> float | list[float]:
@@ -128,10 +140,12 @@ def parse_extrapolation(text: Any) -> float | list[float]:
 
 def parse_grid(arguments: argparse.Namespace, manifest: SoupManifest) -> np.ndarray:
     """Return the preferences (K, N) that `add_grid`'s options ask for."""
-    from trl_bonesoup.weights import simplex_grid
+    from trl_bonesoup.weights import simplex_grid, simplex_sample
 
     if arguments.preference:
         return np.stack([parse_preference(text, manifest) for text in arguments.preference])
+    if arguments.sample is not None:
+        return simplex_sample(len(manifest.objectives), arguments.sample)
     return simplex_grid(len(manifest.objectives), arguments.grid)
 
 
@@ -206,6 +220,10 @@ def prompts_from(arguments: argparse.Namespace) -> Any:
     """Return the data set that `add_prompts`'s options ask for."""
     data = read_prompts(arguments.prompts, column=arguments.prompt_column, limit=arguments.limit)
     if arguments.chat:
+        if len(data) and not isinstance(data[0]["prompt"], str):
+            raise ConfigurationError(
+                f"--chat makes conversations of plain prompts; {arguments.prompts} has them already."
+            )
         data = data.map(lambda row: {"prompt": [{"role": "user", "content": row["prompt"]}]})
     return data
 
