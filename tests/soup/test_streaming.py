@@ -64,14 +64,15 @@ def test_bits_are_those_of_mergekit(tmp_path, n, dtype, monkeypatch) -> None:
     n=st.integers(2, 4),
     seed=st.integers(0, 10_000),
     alpha=st.floats(0.0, 0.8),
-    dtype=st.sampled_from([torch.float32, torch.bfloat16, torch.float64]),
+    dtype=st.sampled_from([torch.float32, torch.bfloat16, torch.float16, torch.float64]),
+    shape=st.lists(st.integers(1, 9), max_size=4).map(tuple),
 )
-def test_any_soup_is_the_float64_sum(tmp_path_factory, n, seed, alpha, dtype) -> None:
+def test_any_soup_is_the_float64_sum(tmp_path_factory, n, seed, alpha, dtype, shape) -> None:
     """θ = Σ_j (B⁻¹ k∘μ)_j θ_j + (1-Σλ) θ_sft for random B, μ, α, to the rounding of the dtype."""
     rng = np.random.default_rng(seed)
     weights = 0.6 * np.eye(n) + 0.4 * rng.dirichlet(np.ones(n), size=n).T
     mu = rng.dirichlet(np.ones(n))
-    values = [random_tensor(seed + j, 7, 5, dtype=dtype) for j in range(n + 1)]
+    values = [random_tensor(seed + j, *shape, dtype=dtype) for j in range(n + 1)]
     root = tmp_path_factory.mktemp("property")
     folders = [checkpoint(root / str(j), {"w": value}) for j, value in enumerate(values)]
     coefficients = merging_coefficients(weights, mu, alpha)
