@@ -7,13 +7,14 @@ import pytest
 
 from trl_bonesoup.errors import FrontError
 from trl_bonesoup.front.front import Front
-from trl_bonesoup.front.plot import plot_front, plot_rewards_by_preference
+from trl_bonesoup.front.plots import KINDS, plot_front, plot_rewards_by_preference
+from trl_bonesoup.front.plots.style import by_method, method_styles, wrap
 from trl_bonesoup.weights import simplex_grid
 
 
-def grid_front(n: int, step: float = 0.25) -> Front:
+def grid_front(n: int, step: float = 0.25, names: tuple[str, ...] = ()) -> Front:
     mu_KN = simplex_grid(n, step)
-    names = tuple(f"objective {i}" for i in range(n))
+    names = names or tuple(f"objective {i}" for i in range(n))
     return Front(
         objectives=names, preferences_KN=mu_KN, coefficients_KN=mu_KN, rewards_KN=mu_KN**0.7,
         intervals_KN2=np.stack([mu_KN**0.7 - 0.02, mu_KN**0.7 + 0.02], axis=-1),
@@ -136,11 +137,84 @@ def test_a_png_is_wide_enough_for_twice_600_pixels(front, tmp_path):
     assert int.from_bytes((tmp_path / "f.png").read_bytes()[16:20], "big") == 1200
 
 
-def test_other_endings_and_kinds_are_refused(front, tmp_path):
+def test_a_narrow_png_has_as_many_pixels(front, tmp_path):
+    front.plot(tmp_path / "f.png", width=3.0)
+    assert int.from_bytes((tmp_path / "f.png").read_bytes()[16:20], "big") == 1200
+
+
+def test_other_endings_kinds_and_widths_are_refused(front, tmp_path):
     with pytest.raises(FrontError, match=r"\.pdf, \.png, \.svg; got 'f\.gif'"):
         front.plot(tmp_path / "f.gif")
-    with pytest.raises(FrontError, match="'front', 'preference'"):
+    with pytest.raises(FrontError, match="'controllability', 'front', 'preference'"):
         front.plot(tmp_path / "f.png", kind="radar")
+    with pytest.raises(FrontError, match="inches"):
+        front.plot(tmp_path / "f.png", width=1200)
+    assert not list(tmp_path.iterdir())
+
+
+# layout, for every kind
+
+LONG = ("faithfulness_to_the_source_document", "brevity of the whole answer in words", "warmth")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_text_leaves_a_column_of_a_paper_however_long_the_names(kind):
+    front = grid_front(3 if kind in ("3d", "ternary") else 2, names=LONG[: 3 if kind in ("3d", "ternary") else 2])
+    for fronts in (front, {"a method that has a name of more than forty characters": front, "b": front}):
+        figure = KINDS[kind](fronts, width=3.3)
+        figure.draw_without_rendering()
+        page = figure.bbox.padded(2)
+        texts = [t for axes in figure.axes for t in (axes.xaxis.label, axes.yaxis.label, axes.title)]
+        texts += [t for legend in figure.legends for t in legend.get_texts()]
+        for text in texts:
+            box = text.get_window_extent()
+            assert not text.get_text() or (page.contains(box.x0, box.y0) and page.contains(box.x1, box.y1)), text
+
+
+@pytest.mark.parametrize(
+    ("inches", "broken"),
+    [
+        (9.0, "weight_of_the_first objective"),
+        (0.77, "weight_of_\nthe_first\nobjective"),  # 10 characters at 10 points
+        (0.5, "weight\n_of_\nthe_…"),
+        (0.6, "weight_\nof_the_\nfirst…"),
+    ],
+)
+def test_labels_are_broken_at_words_or_underscores_and_cut_after_three_lines(inches, broken):
+    assert wrap("weight_of_the_first objective", inches, 10) == broken
+
+
+def test_text_is_smaller_in_a_column_of_a_paper(front):
+    sizes = [plot_front(front, width=width).axes[0].xaxis.label.get_size() for width in (3.3, 6.0)]
+    assert sizes == [8, 10]
+
+
+# methods
+
+
+def luminance(colour) -> float:
+    from matplotlib.colors import to_rgb
+
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in to_rgb(colour)]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def test_seven_methods_differ_in_colour_and_shape_and_28_in_colour_or_line():
+    styles = list(method_styles([str(i) for i in range(28)]).values())
+    assert len({s.colour for s in styles[:7]}) == len({s.shape for s in styles[:7]}) == 7
+    assert len({(s.colour, str(s.dashes)) for s in styles}) == 28
+    assert all(luminance(s.colour) < 0.45 for s in styles)  # seen on white: at least 2 to 1
+
+
+def test_a_method_looks_the_same_in_every_figure_whatever_is_left_out_after_it():
+    assert method_styles(["a", "b", "c"])["b"] == method_styles(["a", "b"])["b"]
+
+
+def test_fronts_of_other_objectives_are_not_drawn_together(front):
+    with pytest.raises(FrontError, match="same objectives"):
+        by_method({"a": front, "b": grid_front(2)})
+    with pytest.raises(FrontError, match="at least one front"):
+        plot_front({})
 
 
 def test_pyplot_is_left_alone(front):

@@ -165,9 +165,7 @@ class Front:
         means (less 0.1 where all are equal), so that the end points enclose volume too. It depends
         on this front; methods to be compared need one reference that all of them share.
         """
-        rewards = np.vstack([self.rewards_KN, *(marker.rewards_N for marker in self.markers.values())])
-        worst, span = rewards.min(axis=0), np.ptp(rewards, axis=0)
-        return worst - 0.1 * np.where(span > 0.0, span, 1.0)
+        return metrics.shared_reference([self])
 
     def point(self, preference: Mapping[str, float] | ArrayLike) -> FrontPoint:
         """Return the row measured at this preference (to 1e-9).
@@ -210,23 +208,23 @@ class Front:
 
         return front_table(self)
 
-    def plot(self, path: str | Path | None = None, *, kind: str = "front") -> Figure:
+    def plot(self, path: str | Path | None = None, *, kind: str = "front", width: float | None = None) -> Figure:
         """Draw the front, write it to `path` if given (SVG, PDF or PNG by its ending), and return the figure.
 
         Args:
             path: where to write.
-            kind: "front" for rewards against rewards, coloured by preference (for more than 3
-                objectives this is "preference"), or "preference" for each reward against its weight.
+            kind: one of `trl_bonesoup.front.plots.KINDS`: "front" for rewards against rewards, coloured by
+                preference (for more than 3 objectives this is "preference"), "preference" for each
+                reward against its weight, "controllability" for the pairs that are ordered as asked, and
+                for three objectives "3d" and "ternary".
+            width: inches; 3.3 for a column of a paper.
 
         Raises:
             FrontError: for another kind or file ending.
         """
-        from trl_bonesoup.front import plot
+        from trl_bonesoup.front import plots
 
-        drawings = {"front": plot.plot_front, "preference": plot.plot_rewards_by_preference}
-        if kind not in drawings:
-            raise FrontError(f'kind must be one of {sorted(drawings)}; got "{kind}".')
-        return drawings[kind](self, path)
+        return plots.plot(self, path, kind=kind, width=width)
 
     def to_json(self, path: str | Path) -> Path:
         """Write the front to a JSON file, completely or not at all, and return its path."""
