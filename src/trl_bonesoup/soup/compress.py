@@ -53,22 +53,29 @@ class CompressedAdapters:
         """
         from safetensors.torch import save_file
 
+        from trl_bonesoup.soup.threads import in_order
+
         tensors: dict[str, torch.Tensor] = {}
         lost = effect = 0.0
-        for module in self.stacked.modules:
-            scales, rank = module.scales(coefficients_N), self._rank(module)
-            left, values, right = _thin_svd(module.stacked_A, module.joined_B * scales, module.name)
-            if rank < len(module.owners):
-                root = values[:rank].sqrt()
-                factor_A, factor_B = (root[:, None] * right[:rank]).float(), (left[:, :rank] * root).float()
-            else:
-                factor_A, factor_B = module.stacked_A, module.joined_B * scales.float()
-            lost += float(values[rank:].square().sum())
+        layers = in_order(lambda module: self._compressed(module, coefficients_N), self.stacked.modules)
+        for module, (factor_A, factor_B, values) in zip(self.stacked.modules, layers, strict=True):
+            lost += float(values[self._rank(module) :].square().sum())
             effect += float(values.square().sum())
             tensors[module.key_A], tensors[module.key_B] = factor_A, factor_B.contiguous()
         save_file(tensors, folder / WEIGHTS_FILE, metadata={"format": "pt"})
         write_config(self.config, folder)
         return lost_share(lost, effect)
+
+    def _compressed(
+        self, module: StackedModule, coefficients_N: FloatArray
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Return A and B of one layer at its rank, and the singular values of its ΔW."""
+        scales, rank = module.scales(coefficients_N), self._rank(module)
+        left, values, right = _thin_svd(module.stacked_A, module.joined_B * scales, module.name)
+        if rank == len(module.owners):
+            return module.stacked_A, module.joined_B * scales.float(), values
+        root = values[:rank].sqrt()
+        return (root[:, None] * right[:rank]).float(), (left[:, :rank] * root).float(), values
 
     def _rank(self, module: StackedModule) -> int:
         return min(self.rank, len(module.owners), *module.shape)
