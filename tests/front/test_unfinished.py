@@ -239,6 +239,19 @@ def test_a_file_that_was_cut_anywhere_is_continued(path, whole):
         assert numbers(front) == numbers(whole)
 
 
+def test_what_is_written_after_a_cut_line_is_read_again(path, whole):
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(Counted(breaks_after=8), path)
+    unfinished_path(path).write_bytes(unfinished_path(path).read_bytes()[:-5])
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(Counted(breaks_after=4), path)
+    third = Counted()
+    front = evaluate(third, path)
+    assert front.provenance["kept_answers"] == 12
+    assert len(third.asked) == 6
+    assert numbers(front) == numbers(whole)
+
+
 def test_zeros_where_a_crash_of_the_machine_left_them_are_no_answers(path, whole):
     with pytest.raises(KeyboardInterrupt):
         evaluate(Counted(breaks_after=8), path)
