@@ -241,9 +241,10 @@ def add_rewards(parser: argparse.ArgumentParser, *, required: bool) -> None:
 
 
 def show_warnings_plainly() -> None:
-    """Print a warning as one line, without the source line that raised it."""
+    """Print a warning as one line, without the source line that raised it; those meant for developers not at all."""
     import warnings
 
+    warnings.simplefilter("ignore", FutureWarning)
     warnings.formatwarning = lambda message, category, *_args, **_kwargs: f"bonesoup: warning: {message}\n"
 
 
