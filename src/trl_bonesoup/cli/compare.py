@@ -76,6 +76,17 @@ def add_parser(subparsers: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Compare, or say what comparing would take."""
+    comparison = comparison_from(arguments)
+    print(_plan(comparison))
+    if arguments.dry_run:
+        print(comparison.pace().estimate(comparison.steps_left(), comparison.answers_left()))
+        return
+    show_progress_in_words()
+    print(f"\n{comparison.run().table()}\n\nWrote {arguments.output_dir}/compare.md, compare.json and figures.")
+
+
+def comparison_from(arguments: argparse.Namespace) -> Comparison:
+    """Return what the options ask for, checked, with nothing trained or measured."""
     missing = [f"--{name.replace('_', '-')}" for name in _NEEDED if not getattr(arguments, name)]
     if missing:
         raise ConfigurationError(f"{', '.join(missing)} missing: give it in the --config file or as a flag.")
@@ -89,7 +100,7 @@ def run(arguments: argparse.Namespace) -> None:
     from trl_bonesoup.weights import simplex_grid
 
     options.show_warnings_plainly()
-    comparison = Comparison(
+    return Comparison(
         model_or_embedded(arguments.model, Path(arguments.output_dir)),
         rewards,
         arguments.methods,
@@ -110,12 +121,6 @@ def run(arguments: argparse.Namespace) -> None:
         objective_names=names,
         peft_config=seek.adapter_config(arguments),
     )
-    print(_plan(comparison))
-    if arguments.dry_run:
-        print(comparison.pace().estimate(comparison.steps_left(), comparison.answers_left()))
-        return
-    show_progress_in_words()
-    print(f"\n{comparison.run().table()}\n\nWrote {arguments.output_dir}/compare.md, compare.json and figures.")
 
 
 def _plan(comparison: Comparison) -> str:

@@ -113,15 +113,15 @@ class CandidateRun:
         from trl_bonesoup.soup.lora import BoneSoup
 
         soup = BoneSoup.from_source(self.early_soup(), device=self._args.device)
-        front = evaluate_policies(
+        evaluate_policies(
             SoupPolicies(soup, preferences_KN, include_markers=False),
             prompts,
             self.training.reward_funcs,
             settings,
+            front_path=self.folder / FRONT,
             samples_path=self.folder / ANSWERS,
             show_progress=progress,
         )
-        front.to_json(self.folder / FRONT)
         del soup
         gc.collect()
 

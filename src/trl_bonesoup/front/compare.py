@@ -20,14 +20,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from trl_bonesoup.errors import ConfigurationError
+from trl_bonesoup.errors import ConfigurationError, FrontError
 from trl_bonesoup.front.candidate import Training
 from trl_bonesoup.front.checks import check_functions, check_one_process, check_same_request, write_json
 from trl_bonesoup.front.evaluate import evaluate_policies
 from trl_bonesoup.front.front import Front
 from trl_bonesoup.front.ledger import Ledger
 from trl_bonesoup.front.methods import BaseMethod, Method, SoupMethod, read_methods
-from trl_bonesoup.front.metrics import check_preferences
+from trl_bonesoup.front.metrics import check_preferences, finite_array
 from trl_bonesoup.front.probe import Pace, known_pace, measured_pace
 from trl_bonesoup.front.prompts import Prompt, read_prompts
 from trl_bonesoup.front.results import ComparisonResult, MethodResult
@@ -132,7 +132,7 @@ class Comparison:
             max_new_tokens=args.max_completion_length, temperature=args.temperature
         )
         self.against = self._against(against)
-        self.reference = None if reference is None else np.asarray(reference, dtype=np.float64)
+        self.reference = None if reference is None else _reference(reference, n)
         self.test_prompts, self.show_progress = test_prompts, show_progress
         self._prompts = read_prompts(test_prompts)
         self.folder = Path(args.output_dir)
@@ -241,18 +241,18 @@ class Comparison:
         logger.info("Seed %d: measuring %s.", cell.seed, cell.method.name)
         with self.ledger.piece("answers", lambda: self._answers(cell) * cell.is_measured):
             policies = cell.method.policies(pool, cell.preferences_KN, self.training.args.device)
-            front = evaluate_policies(
+            if isinstance(cell.method, SoupMethod) and not cell.method.averaged:
+                pool.soup(cell.method.weights, cell.folder).save(cell.folder)
+            evaluate_policies(
                 policies,
                 self.test_prompts,
                 self.training.reward_funcs,
                 self.settings,
                 objective_names=self.objectives,
+                front_path=cell.folder / FRONT,
                 samples_path=cell.folder / ANSWERS,
                 show_progress=self.show_progress,
             )
-            if isinstance(cell.method, SoupMethod) and not cell.method.averaged:
-                pool.soup(cell.method.weights, cell.folder).save(cell.folder)
-            front.to_json(cell.folder / FRONT)
         del policies
         gc.collect()
 
@@ -299,6 +299,13 @@ def _at_every_preference(front: Front, preferences_KN: FloatArray) -> Front:
         n_samples_KN=np.repeat(front.n_samples_KN, repeats, axis=0),
         provenance=front.provenance,
     )
+
+
+def _reference(given: ArrayLike, n: int) -> FloatArray:
+    reference_N = finite_array(given, "reference point")
+    if reference_N.shape != (n,):
+        raise FrontError(f"The reference point needs one number for each of the {n} objectives; got {given!r}.")
+    return reference_N
 
 
 def _methods(given: Sequence[Any], n: int) -> list[Method]:

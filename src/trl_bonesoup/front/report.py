@@ -15,6 +15,7 @@ import numpy as np
 import trl_bonesoup
 from trl_bonesoup.front.bootstrap import RESAMPLES, Estimate
 from trl_bonesoup.front.checks import write_json
+from trl_bonesoup.front.front import BASE_LABEL, Marker
 from trl_bonesoup.front.methods import SoupMethod
 from trl_bonesoup.front.table import markdown_table
 
@@ -61,14 +62,22 @@ def comparison_record(result: ComparisonResult) -> dict[str, Any]:
 
 def write_report(result: ComparisonResult) -> None:
     """Write compare.json, compare.md and the figures into the folder of a comparison."""
-    from trl_bonesoup.front.plots import plot
-
     write_json(result.folder / RECORD, comparison_record(result))
     (result.folder / TEXT).write_text(comparison_text(result) + "\n", encoding="utf-8")
-    several = {each.method.name: each.mean_front() for each in result.methods if _is_line(each)}
+    _draw(result)
+
+
+def _draw(result: ComparisonResult) -> None:
+    """Draw the mean fronts, with the base as a marker in all of them."""
+    from trl_bonesoup.front.plots import plot
+    from trl_bonesoup.front.plots.style import save
+
+    base = next((each.mean_front() for each in result.methods if not each.method.mixtures), None)
+    markers = {} if base is None else {BASE_LABEL: Marker(base.rewards_KN[0], base.intervals_KN2[0])}
+    several = {each.method.name: each.mean_front(markers) for each in result.methods if _is_line(each)}
     for kind in ("front", "preference") if several else ():
-        for ending in ("png", "svg"):
-            plot(several, result.folder / f"{kind}.{ending}", kind=kind)
+        figure = plot(several, result.folder / f"{kind}.png", kind=kind)
+        save(figure, result.folder / f"{kind}.svg")
 
 
 def _is_line(each: MethodResult) -> bool:

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from trl_bonesoup.front.bootstrap import RESAMPLES, Estimate, metric_intervals, resampled_metrics
-from trl_bonesoup.front.front import Front
+from trl_bonesoup.front.front import Front, Marker
 from trl_bonesoup.front.methods import Method, OracleMethod
-from trl_bonesoup.front.metrics import SAME_PREFERENCE, bootstrap_intervals, finite_array, hypervolume, shared_reference
+from trl_bonesoup.front.metrics import SAME_PREFERENCE, bootstrap_intervals, hypervolume, shared_reference
 from trl_bonesoup.front.report import comparison_text, write_report
 from trl_bonesoup.front.seeds import SeedMean, difference, draw_seeds, ratio, seed_mean
 from trl_bonesoup.weights import FloatArray
@@ -43,7 +43,7 @@ class MethodResult:
         """The preferences that it was measured at."""
         return self.fronts[0].preferences_KN
 
-    def mean_front(self) -> Front:
+    def mean_front(self, markers: Mapping[str, Marker] | None = None) -> Front:
         """Return the mean of the seeds' fronts, with intervals over prompts, for figures."""
         pooled_KPSN = np.concatenate(list(self.scores_SKPSN), axis=2)
         return Front(
@@ -53,6 +53,7 @@ class MethodResult:
             rewards_KN=np.nanmean(pooled_KPSN, axis=(1, 2)),
             intervals_KN2=np.stack([bootstrap_intervals(scores_PSN) for scores_PSN in pooled_KPSN]),
             n_samples_KN=(~np.isnan(pooled_KPSN)).sum(axis=(1, 2)),
+            markers=markers or {},
             provenance={"method": self.method.name, "mean_over_seeds": len(self.fronts)},
         )
 
@@ -87,38 +88,26 @@ class ComparisonResult:
     def reference_N(self) -> FloatArray:
         """The reference point of every hypervolume, below all methods and seeds."""
         if self.given_reference is not None:
-            return finite_array(self.given_reference, "reference point")
+            return np.asarray(self.given_reference, dtype=np.float64)
         return shared_reference([front for result in self.methods for front in result.fronts])
 
     def metrics(self, result: MethodResult) -> list[dict[str, float | int]]:
         """Return the six metrics of a method for each seed."""
         return [front.metrics(self.reference_N) for front in result.fronts]
 
-    def means(self, result: MethodResult) -> dict[str, SeedMean]:
-        """Return the metrics that are bootstrapped, over seeds and prompts."""
-        return self._means[result.method.slug]
-
     def estimates(self, result: MethodResult) -> dict[str, Estimate]:
         """Return hypervolume, inner product and controllability with their intervals.
 
         That of controllability is the mean over seeds of the intervals of `metric_intervals`.
         """
-        own = [
-            metric_intervals(scores, result.preferences_KN, self.reference_N)["controllability"]
-            for scores in result.scores_SKPSN
-        ]
-        ends = np.mean([(each.value, each.lower, each.upper) for each in own], axis=0)
-        return {
-            **{name: mean.estimate() for name, mean in self.means(result).items()},
-            "controllability": Estimate(*ends.tolist()),
-        }
+        return self._estimates[result.method.slug]
 
     def ahead(self, result: MethodResult) -> dict[str, Estimate]:
         """Return how much a method is above the one that all are compared with; empty if there is none."""
         other = next((other for other in self.methods if other.method.slug == self.against), None)
         if other is None or other is result or len(other.preferences_KN) != len(result.preferences_KN):
             return {}
-        mine, theirs = self.means(result), self.means(other)
+        mine, theirs = self._means[result.method.slug], self._means[other.method.slug]
         return {name: difference(mine[name], theirs[name]) for name in BASIC}
 
     def share_of_oracle(self, result: MethodResult) -> Estimate | None:
@@ -126,15 +115,7 @@ class ComparisonResult:
 
         `None` without MORLHF, for MORLHF itself, and for methods that were not measured there.
         """
-        oracle = next((other for other in self.methods if isinstance(other.method, OracleMethod)), None)
-        if oracle is None or oracle is result:
-            return None
-        rows = _rows(result.preferences_KN, oracle.preferences_KN)
-        if rows is None:
-            return None
-        mine = self._hypervolume_at(result, rows)
-        theirs = self._hypervolume_at(oracle, list(range(len(oracle.preferences_KN))))
-        return ratio(mine, theirs)
+        return self._shares.get(result.method.slug)
 
     def table(self) -> str:
         """Return the tables in Markdown, with what is needed to read them."""
@@ -162,6 +143,32 @@ class ComparisonResult:
                 )
                 for name in BASIC
             }
+        return found
+
+    @cached_property
+    def _estimates(self) -> dict[str, dict[str, Estimate]]:
+        found = {}
+        for result in self.methods:
+            own = [
+                metric_intervals(scores, result.preferences_KN, self.reference_N)["controllability"]
+                for scores in result.scores_SKPSN
+            ]
+            ends = np.mean([(each.value, each.lower, each.upper) for each in own], axis=0)
+            means = {name: mean.estimate() for name, mean in self._means[result.method.slug].items()}
+            found[result.method.slug] = {**means, "controllability": Estimate(*ends.tolist())}
+        return found
+
+    @cached_property
+    def _shares(self) -> dict[str, Estimate]:
+        oracle = next((other for other in self.methods if isinstance(other.method, OracleMethod)), None)
+        if oracle is None:
+            return {}
+        theirs, found = self._means[oracle.method.slug]["hypervolume"], {}
+        for result in self.methods:
+            rows = None if result is oracle else _rows(result.preferences_KN, oracle.preferences_KN)
+            share = None if rows is None else ratio(self._hypervolume_at(result, rows), theirs)
+            if share is not None:
+                found[result.method.slug] = share
         return found
 
     def _hypervolume_at(self, result: MethodResult, rows: list[int]) -> SeedMean:
