@@ -17,11 +17,13 @@ _HOMES = {
     "SoupManifest": "trl_bonesoup.manifest",
     "circulant_weights": "trl_bonesoup.weights",
     "evaluate_front": "trl_bonesoup.front.evaluate",
+    "evaluate_policies": "trl_bonesoup.front.evaluate",
     "gather": "trl_bonesoup.training.gather",
     "merging_coefficients": "trl_bonesoup.weights",
     "seek": "trl_bonesoup.training.seek",
     "select_dominance": "trl_bonesoup.front.dominance",
     "simplex_grid": "trl_bonesoup.weights",
+    "simplex_sample": "trl_bonesoup.weights",
     "sweep": "trl_bonesoup.soup.sweep",
 }
 
@@ -29,6 +31,7 @@ __all__ = [  # noqa: RUF022  (the order of the names in the documentation)
     "circulant_weights",
     "merging_coefficients",
     "simplex_grid",
+    "simplex_sample",
     "MultiRewardPPOConfig",
     "MultiRewardPPOTrainer",
     "seek",
@@ -39,13 +42,14 @@ __all__ = [  # noqa: RUF022  (the order of the names in the documentation)
     "sweep",
     "Front",
     "evaluate_front",
+    "evaluate_policies",
     "BoneSoupError",
 ]
 
 if TYPE_CHECKING:
     from trl_bonesoup.errors import BoneSoupError
     from trl_bonesoup.front.dominance import select_dominance
-    from trl_bonesoup.front.evaluate import evaluate_front
+    from trl_bonesoup.front.evaluate import evaluate_front, evaluate_policies
     from trl_bonesoup.front.front import Front
     from trl_bonesoup.manifest import SoupManifest
     from trl_bonesoup.soup.lora import BoneSoup
@@ -54,7 +58,7 @@ if TYPE_CHECKING:
     from trl_bonesoup.training.gather import gather
     from trl_bonesoup.training.seek import seek
     from trl_bonesoup.training.trainer import MultiRewardPPOTrainer
-    from trl_bonesoup.weights import circulant_weights, merging_coefficients, simplex_grid
+    from trl_bonesoup.weights import circulant_weights, merging_coefficients, simplex_grid, simplex_sample
 
 
 def __getattr__(name: str) -> Any:
