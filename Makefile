@@ -25,7 +25,7 @@ UNGUARDED    := import sys, pytest; from trl_bonesoup.training import upstream; 
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-upstream test-mergekit bench-startup bench-merge bench-fronts lint format clean
+.PHONY: help demo test test-upstream test-mergekit bench-merge bench-startup bench-fronts lint format clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
