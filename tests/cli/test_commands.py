@@ -14,7 +14,8 @@ from transformers import AutoModelForCausalLM
 from trl_bonesoup import Front, SoupManifest
 from trl_bonesoup.cli import main
 
-COMMANDS = ("demo", "seek", "select-dominance", "merge", "sweep", "to-full", "evaluate", "compare", "plot", "card")
+COMMANDS = ("demo", "seek", "select-dominance", "merge", "sweep", "to-full", "evaluate", "extrapolate", "compare",
+            "plot", "card")  # fmt: skip
 REWARDS = """
 from trl_bonesoup.rewards.protocol import completion_texts
 def says(word):

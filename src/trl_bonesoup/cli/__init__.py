@@ -10,11 +10,23 @@ import sys
 from collections.abc import Sequence
 
 from trl_bonesoup import __version__
-from trl_bonesoup.cli import card, compare, demo, evaluate, merge, plot, seek, select_dominance, sweep, to_full
+from trl_bonesoup.cli import (
+    card,
+    compare,
+    demo,
+    evaluate,
+    extrapolate,
+    merge,
+    plot,
+    seek,
+    select_dominance,
+    sweep,
+    to_full,
+)
 from trl_bonesoup.cli.options import apply_config
 from trl_bonesoup.errors import BoneSoupError
 
-_COMMANDS = (demo, seek, select_dominance, merge, sweep, to_full, evaluate, compare, plot, card)
+_COMMANDS = (demo, seek, select_dominance, merge, sweep, to_full, evaluate, extrapolate, compare, plot, card)
 
 _DESCRIPTION = """\
 Train a few backbones once, then serve every balance of competing rewards.
@@ -26,6 +38,7 @@ Train a few backbones once, then serve every balance of competing rewards.
   bonesoup sweep run soups --grid 0.1                  all preferences of a grid in one pass
   bonesoup to-full run run-full                        full backbones, of adapters that cannot be mixed
   bonesoup evaluate run --prompts prompts.txt --out front.json
+  bonesoup extrapolate run alpha --prompts validation.jsonl
   bonesoup compare --config comparison.yml             Bone Soup and other methods, trained and measured alike
   bonesoup plot front.json front.png
   bonesoup card run out --preference helpful=0.7,harmless=0.3 --front front.json

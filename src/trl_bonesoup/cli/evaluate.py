@@ -46,13 +46,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--out", metavar="FILE", default="front.json", help="where to write the front (front.json)")
     parser.add_argument("--plot", metavar="FILE", help="also draw it: .png, .svg or .pdf")
     parser.add_argument("--samples", metavar="FILE", help="also write every answer: .jsonl or .parquet")
-    parser.add_argument("--samples-per-prompt", type=int, metavar="N", default=1, help="answers per prompt (1)")
-    parser.add_argument("--max-new-tokens", type=int, metavar="N", default=128, help="longest answer (128)")
-    parser.add_argument("--temperature", type=float, metavar="T", default=1.0, help="0 is greedy (1.0)")
-    parser.add_argument("--batch-size", type=int, metavar="N", default=32, help="answers at a time (32)")
-    parser.add_argument("--seed", type=int, metavar="N", default=0, help="of the random numbers (0)")
-    parser.add_argument("--device", metavar="DEVICE", help="where to put the models, such as cuda")
-    parser.add_argument("--dtype", metavar="DTYPE", help="of the models, such as bfloat16 (that of the checkpoint)")
+    options.add_answers(parser)
 
 
 def _add_policies(parser: argparse.ArgumentParser) -> None:
@@ -82,19 +76,12 @@ def run(arguments: argparse.Namespace) -> None:
     policies, rewards, names = (_of_soup if arguments.soup is not None else _of_models)(arguments)
 
     from trl_bonesoup.front.evaluate import evaluate_policies
-    from trl_bonesoup.front.settings import EvaluationSettings
 
     front = evaluate_policies(
         policies,
         data,
         rewards,
-        EvaluationSettings(
-            arguments.samples_per_prompt,
-            arguments.max_new_tokens,
-            arguments.temperature,
-            arguments.batch_size,
-            arguments.seed,
-        ),
+        options.answer_settings(arguments),
         objective_names=names,
         front_path=arguments.out,
         samples_path=arguments.samples,
@@ -126,7 +113,7 @@ def _of_soup(arguments: argparse.Namespace) -> tuple[Any, list[Any], list[str]]:
     extrapolation = options.parse_extrapolation(arguments.extrapolation)
     if arguments.method.startswith("mod") and extrapolation != 0.0:
         raise ConfigurationError("--extrapolation goes with merging; --method mod mixes logits and has none.")
-    rewards, names = options.parse_rewards(arguments.reward or _recorded_rewards(source.manifest))
+    rewards, names = options.parse_rewards(arguments.reward or recorded_rewards(source.manifest))
 
     import numpy as np
 
@@ -205,7 +192,12 @@ def _prompts_source(arguments: argparse.Namespace) -> str:
     return ", ".join(part for part in parts if part)
 
 
-def _recorded_rewards(manifest: Any) -> list[str]:
+def recorded_rewards(manifest: Any) -> list[str]:
+    """Return the rewards of a soup in the form of --reward, if none of them is code that its author brought.
+
+    Raises:
+        ConfigurationError: if one is.
+    """
     from trl_bonesoup.rewards.spec import BUILT_IN, PUBLIC
 
     own = {*BUILT_IN, *(f"trl_bonesoup.rewards.public:{name}" for name in PUBLIC)}

@@ -110,6 +110,30 @@ def add_grid(parser: argparse.ArgumentParser) -> None:
     add_extrapolation(parser)
 
 
+def add_answers(parser: argparse.ArgumentParser) -> None:
+    """Add how prompts are answered."""
+    parser.add_argument("--samples-per-prompt", type=int, metavar="N", default=1, help="answers per prompt (1)")
+    parser.add_argument("--max-new-tokens", type=int, metavar="N", default=128, help="longest answer (128)")
+    parser.add_argument("--temperature", type=float, metavar="T", default=1.0, help="0 is greedy (1.0)")
+    parser.add_argument("--batch-size", type=int, metavar="N", default=32, help="answers at a time (32)")
+    parser.add_argument("--seed", type=int, metavar="N", default=0, help="of the random numbers (0)")
+    parser.add_argument("--device", metavar="DEVICE", help="where to put the models, such as cuda")
+    parser.add_argument("--dtype", metavar="DTYPE", help="of the models, such as bfloat16 (that of the checkpoint)")
+
+
+def answer_settings(arguments: argparse.Namespace) -> Any:
+    """Return the `EvaluationSettings` that `add_answers`'s options ask for."""
+    from trl_bonesoup.front.settings import EvaluationSettings
+
+    return EvaluationSettings(
+        arguments.samples_per_prompt,
+        arguments.max_new_tokens,
+        arguments.temperature,
+        arguments.batch_size,
+        arguments.seed,
+    )
+
+
 def parse_preference(text: Any, manifest: SoupManifest) -> Any:
     """Return μ, shape (N,), from "name=share,…", "share,…", the name of a preset, or a YAML mapping or list."""
     return manifest.preference(read_preference(text))

@@ -60,10 +60,10 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def _by_name(inputs: Sequence[str]) -> dict[str, str]:
-    """Return files by the names before their "="; a single one needs none, several are called as their files are."""
+    """Return files by the names before their last "="; without one, several are called as their files are."""
     pairs = []
     for text in inputs:
-        name, separator, file = str(text).partition("=")
+        name, separator, file = str(text).rpartition("=")
         if not separator or Path(text).exists():
             name, file = ("" if len(inputs) == 1 else _called(Path(text))), text
         pairs.append((name, file))

@@ -20,7 +20,14 @@ RESAMPLES = 2000
 CHUNK = 4_000_000
 """Numbers held at a time while pairs of solutions are compared in every resample: 32 MB."""
 
-__all__ = ["Estimate", "metric_differences", "metric_intervals", "resampled_metrics"]
+__all__ = [
+    "Estimate",
+    "metric_differences",
+    "metric_intervals",
+    "percentile_interval",
+    "resampled_metrics",
+    "resampled_rewards",
+]
 
 
 @dataclass(frozen=True)
@@ -77,7 +84,7 @@ def metric_intervals(
     studentised differences). `benchmarks/intervals` measures the coverage of both.
     """
     _check_level(level)
-    rewards_KN, resampled_RKN = _resampled(scores, resamples, seed)
+    rewards_KN, resampled_RKN = resampled_rewards(scores, resamples, seed)
     samples = _metrics_of(resampled_RKN, preferences, reference)
     values = {name: float(value[0]) for name, value in _metrics_of(rewards_KN[None], preferences, reference).items()}
     certain = _certain_order(rewards_KN, resampled_RKN, _preferences(preferences, rewards_KN), level)
@@ -119,13 +126,13 @@ def metric_differences(
         raise FrontError(
             f"A paired difference needs both methods' answers to the same prompts; got {prompts[0]} and {prompts[1]}."
         )
-    pairs = [_resampled(scores, resamples, seed) for scores in (first, second)]
+    pairs = [resampled_rewards(scores, resamples, seed) for scores in (first, second)]
     values = [_metrics_of(rewards_KN[None], preferences, reference) for rewards_KN, _ in pairs]
     samples = [_metrics_of(resampled_RKN, preferences, reference) for _, resampled_RKN in pairs]
     differences = {}
     for name in values[0]:
         value = float(values[0][name][0] - values[1][name][0])
-        interval = _percentile if name == "controllability" else _basic
+        interval = percentile_interval if name == "controllability" else _basic
         differences[name] = interval(value, samples[0][name] - samples[1][name], level)
     return differences
 
@@ -139,7 +146,7 @@ def resampled_metrics(
     draw equal prompts, so that resample r of two methods belongs together. Arguments and errors are
     those of `metric_intervals`.
     """
-    return _metrics_of(_resampled(scores, resamples, seed)[1], preferences, reference)
+    return _metrics_of(resampled_rewards(scores, resamples, seed)[1], preferences, reference)
 
 
 def draw_prompts(prompts: int, resamples: int, seed: int) -> NDArray[np.int64]:
@@ -152,8 +159,11 @@ def _check_level(level: float) -> None:
         raise FrontError(f"level must be between 0 and 1, like 0.95; got {level!r}.")
 
 
-def _resampled(scores: ArrayLike, resamples: int, seed: int) -> tuple[FloatArray, FloatArray]:
-    """Return mean rewards (K, N), and those of each resample (R, K, N)."""
+def resampled_rewards(scores: ArrayLike, resamples: int, seed: int) -> tuple[FloatArray, FloatArray]:
+    """Return mean rewards (K, N) and those of each resample of the prompts (R, K, N).
+
+    Arguments and errors are those of `metric_intervals`.
+    """
     if isinstance(resamples, bool) or not isinstance(resamples, int) or resamples < 1:
         raise FrontError(f"resamples must be a whole number, at least 1; got {resamples!r}.")
     scores_KPSN = np.asarray(scores, dtype=np.float64)
@@ -233,12 +243,13 @@ def _certain_order(
     return float(right_Q.mean()), float(1.0 - wrong_Q.mean())
 
 
-def _percentile(value: float, samples_R: FloatArray, level: float) -> Estimate:
+def percentile_interval(value: float, samples_R: FloatArray, level: float) -> Estimate:
+    """Return a value with the percentile interval of its resamples (R,)."""
     tail = (1.0 - level) / 2.0
     lower, upper = np.quantile(samples_R, [tail, 1.0 - tail])
     return Estimate(value, float(lower), float(upper))
 
 
 def _basic(value: float, samples_R: FloatArray, level: float) -> Estimate:
-    percentile = _percentile(value, samples_R, level)
+    percentile = percentile_interval(value, samples_R, level)
     return Estimate(value, 2.0 * value - percentile.upper, 2.0 * value - percentile.lower)
