@@ -7,6 +7,7 @@ from trl_bonesoup.errors import FrontError
 from trl_bonesoup.front import metrics
 from trl_bonesoup.front.bootstrap import (
     Estimate,
+    bootstrap_intervals,
     draw_prompts,
     metric_differences,
     metric_intervals,
@@ -253,3 +254,37 @@ def test_pairs_of_the_grid_are_all_compared():
     scores[[0, 10]] = scores[[10, 0]]  # the ends change places: lost are the pair, and each end with the 9 between
     estimate = metric_intervals(scores, GRID, REFERENCE, resamples=5)["controllability"]
     assert estimate.value == estimate.lower == estimate.upper == pytest.approx(1 - 19 / 55)
+
+
+# mean rewards
+
+
+def test_intervals_have_the_width_that_theory_gives():
+    scores_PSN = np.random.default_rng(0).normal([5.0, -1.0], [1.0, 3.0], size=(400, 1, 2))
+    lower, upper = bootstrap_intervals(scores_PSN).T
+    np.testing.assert_allclose(upper - lower, 2 * 1.96 * scores_PSN.std(axis=(0, 1)) / 20, rtol=0.08)
+    assert ((lower < scores_PSN.mean(axis=(0, 1))) & (scores_PSN.mean(axis=(0, 1)) < upper)).all()
+
+
+def test_more_samples_of_the_same_prompts_do_not_narrow_the_interval():
+    one = np.random.default_rng(1).normal(size=(50, 1, 2))
+    np.testing.assert_allclose(bootstrap_intervals(one), bootstrap_intervals(one.repeat(9, axis=1)))
+
+
+def test_declined_samples_enter_neither_sum_nor_count():
+    scores_PSN = np.random.default_rng(2).normal(size=(30, 1, 2))
+    padded = np.concatenate([scores_PSN, np.full_like(scores_PSN, np.nan)], axis=1)
+    np.testing.assert_allclose(bootstrap_intervals(padded), bootstrap_intervals(scores_PSN))
+
+
+@pytest.mark.parametrize(
+    ("scores", "message"),
+    [
+        (np.zeros((1, 4, 2)), "at least 2 prompts"),
+        (np.full((3, 1, 2), np.nan), "at least one score"),
+        (np.full((3, 1, 2), np.inf), "finite"),
+    ],
+)
+def test_means_without_an_interval_are_refused(scores, message):
+    with pytest.raises(FrontError, match=message):
+        bootstrap_intervals(scores)

@@ -391,37 +391,3 @@ def test_no_input_is_changed():
     metrics.length_of_front(rewards_KN)
     np.testing.assert_array_equal(rewards_KN, before)
     np.testing.assert_array_equal(preferences_KN, GRID)
-
-
-# bootstrap
-
-
-def test_intervals_have_the_width_that_theory_gives():
-    scores_PSN = np.random.default_rng(0).normal([5.0, -1.0], [1.0, 3.0], size=(400, 1, 2))
-    lower, upper = metrics.bootstrap_intervals(scores_PSN).T
-    np.testing.assert_allclose(upper - lower, 2 * 1.96 * scores_PSN.std(axis=(0, 1)) / 20, rtol=0.08)
-    assert ((lower < scores_PSN.mean(axis=(0, 1))) & (scores_PSN.mean(axis=(0, 1)) < upper)).all()
-
-
-def test_more_samples_of_the_same_prompts_do_not_narrow_the_interval():
-    one = np.random.default_rng(1).normal(size=(50, 1, 2))
-    np.testing.assert_allclose(metrics.bootstrap_intervals(one), metrics.bootstrap_intervals(one.repeat(9, axis=1)))
-
-
-def test_declined_samples_enter_neither_sum_nor_count():
-    scores_PSN = np.random.default_rng(2).normal(size=(30, 1, 2))
-    padded = np.concatenate([scores_PSN, np.full_like(scores_PSN, np.nan)], axis=1)
-    np.testing.assert_allclose(metrics.bootstrap_intervals(padded), metrics.bootstrap_intervals(scores_PSN))
-
-
-@pytest.mark.parametrize(
-    ("scores", "message"),
-    [
-        (np.zeros((1, 4, 2)), "at least 2 prompts"),
-        (np.full((3, 1, 2), np.nan), "at least one score"),
-        (np.full((3, 1, 2), np.inf), "finite"),
-    ],
-)
-def test_what_has_no_interval_is_refused(scores, message):
-    with pytest.raises(FrontError, match=message):
-        metrics.bootstrap_intervals(scores)

@@ -22,6 +22,7 @@ CHUNK = 4_000_000
 
 __all__ = [
     "Estimate",
+    "bootstrap_intervals",
     "metric_differences",
     "metric_intervals",
     "percentile_interval",
@@ -42,6 +43,45 @@ class Estimate:
     def within_noise(self) -> bool:
         """Whether the interval includes 0: for a difference, that its sign is not known."""
         return self.lower <= 0.0 <= self.upper
+
+
+def bootstrap_intervals(
+    scores: ArrayLike, *, resamples: int = RESAMPLES, level: float = 0.95, seed: int = 0
+) -> FloatArray:
+    """Return percentile bootstrap intervals of mean rewards, resampling whole prompts.
+
+    Samples of one prompt resemble each other, so prompts and not samples are drawn with
+    replacement. Equal `seed` draws equal prompts, whatever the scores.
+
+    Args:
+        scores: shape (P, S, N): P prompts, S samples of each, N objectives. NaN marks a sample that
+            a reward function declined to score; it enters neither sum nor count.
+        resamples: number of bootstrap resamples.
+        level: coverage.
+        seed: of the resampling.
+
+    Returns:
+        Lower and upper ends, shape (N, 2). Resamples without any score of an objective are left out.
+
+    Raises:
+        FrontError: for fewer than 2 prompts, infinity, or an objective without any score.
+    """
+    scores_PSN = np.asarray(scores, dtype=np.float64)
+    if scores_PSN.ndim != 3 or len(scores_PSN) < 2:
+        raise FrontError(
+            "Intervals are found by resampling prompts, so scores must have shape (prompts, samples, objectives) "
+            f"with at least 2 prompts; got shape {scores_PSN.shape}."
+        )
+    scored_PSN = ~np.isnan(scores_PSN)
+    if np.isinf(scores_PSN).any() or not scored_PSN.any(axis=(0, 1)).all():
+        raise FrontError("Every objective needs at least one score, and all of them finite.")
+    sums_PN = np.where(scored_PSN, scores_PSN, 0.0).sum(axis=1)
+    counts_PN = scored_PSN.sum(axis=1)
+    draws_RP = draw_prompts(len(scores_PSN), resamples, seed)
+    with np.errstate(invalid="ignore"):
+        means_RN = (draws_RP @ sums_PN) / (draws_RP @ counts_PN)
+    tail = (1.0 - level) / 2.0
+    return np.nanquantile(means_RN, [tail, 1.0 - tail], axis=0).T
 
 
 def metric_intervals(

@@ -1,7 +1,7 @@
-"""The six numbers that describe a front, and bootstrap intervals for the mean rewards it is made of.
+"""The six numbers that describe a front, and the reference point over which fronts can be compared.
 
 Everything here is float64 NumPy and every objective is maximised. Axis letters: K preferences (one
-solution each), N objectives, P prompts, S samples.
+solution each), N objectives.
 """
 
 from __future__ import annotations
@@ -21,11 +21,8 @@ if TYPE_CHECKING:
 SAME_PREFERENCE = 1e-9
 """Entries of two preferences that differ by at most this are the same."""
 
-BOOTSTRAP_RESAMPLES = 2000
-
 __all__ = [
     "asked_order",
-    "bootstrap_intervals",
     "check_preferences",
     "check_rewards",
     "controllability",
@@ -221,46 +218,6 @@ def spacing(rewards: ArrayLike) -> float:
     distances_KK = np.linalg.norm(rewards_KN[:, None] - rewards_KN[None], axis=-1)
     np.fill_diagonal(distances_KK, np.inf)
     return float(distances_KK.min(axis=1).std())
-
-
-def bootstrap_intervals(
-    scores: ArrayLike, *, resamples: int = BOOTSTRAP_RESAMPLES, level: float = 0.95, seed: int = 0
-) -> FloatArray:
-    """Return percentile bootstrap intervals of mean rewards, resampling whole prompts.
-
-    Samples of one prompt resemble each other, so prompts and not samples are drawn with
-    replacement. Equal `seed` draws equal prompts, whatever the scores.
-
-    Args:
-        scores: shape (P, S, N): P prompts, S samples of each, N objectives. NaN marks a sample that
-            a reward function declined to score; it enters neither sum nor count.
-        resamples: number of bootstrap resamples.
-        level: coverage.
-        seed: of the resampling.
-
-    Returns:
-        Lower and upper ends, shape (N, 2). Resamples without any score of an objective are left out.
-
-    Raises:
-        FrontError: for fewer than 2 prompts, infinity, or an objective without any score.
-    """
-    scores_PSN = np.asarray(scores, dtype=np.float64)
-    if scores_PSN.ndim != 3 or len(scores_PSN) < 2:
-        raise FrontError(
-            "Intervals are found by resampling prompts, so scores must have shape (prompts, samples, objectives) "
-            f"with at least 2 prompts; got shape {scores_PSN.shape}."
-        )
-    scored_PSN = ~np.isnan(scores_PSN)
-    if np.isinf(scores_PSN).any() or not scored_PSN.any(axis=(0, 1)).all():
-        raise FrontError("Every objective needs at least one score, and all of them finite.")
-    sums_PN = np.where(scored_PSN, scores_PSN, 0.0).sum(axis=1)
-    counts_PN = scored_PSN.sum(axis=1)
-    prompts = len(scores_PSN)
-    draws_RP = np.random.default_rng(seed).multinomial(prompts, np.full(prompts, 1.0 / prompts), size=resamples)
-    with np.errstate(invalid="ignore"):
-        means_RN = (draws_RP @ sums_PN) / (draws_RP @ counts_PN)
-    tail = (1.0 - level) / 2.0
-    return np.nanquantile(means_RN, [tail, 1.0 - tail], axis=0).T
 
 
 def shared_reference(fronts: Mapping[str, Front] | Sequence[Front], *, margin: float = 0.1) -> FloatArray:

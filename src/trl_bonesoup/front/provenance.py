@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import trl_bonesoup
-from trl_bonesoup.front.metrics import BOOTSTRAP_RESAMPLES
+from trl_bonesoup.front.bootstrap import RESAMPLES
 from trl_bonesoup.front.policies import Policies
 from trl_bonesoup.front.prompts import Prompts
 from trl_bonesoup.front.settings import EvaluationSettings
@@ -32,7 +32,7 @@ def evaluation_record(
         "prompts_sha256": prompts.digest(),
         **_decoding_record(settings),
         "batch_size": settings.batch_size,
-        "intervals": f"95 % percentile bootstrap over prompts, {BOOTSTRAP_RESAMPLES} resamples",
+        "intervals": f"95 % percentile bootstrap over prompts, {RESAMPLES} resamples",
         "versions": _versions(),
         "machine": _machine(),
     }

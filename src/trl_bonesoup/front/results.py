@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from trl_bonesoup.front.bootstrap import RESAMPLES, Estimate, metric_intervals, resampled_metrics
+from trl_bonesoup.front.bootstrap import RESAMPLES, Estimate, bootstrap_intervals, metric_intervals, resampled_metrics
 from trl_bonesoup.front.front import Front, Marker
 from trl_bonesoup.front.methods import Method, OracleMethod
-from trl_bonesoup.front.metrics import SAME_PREFERENCE, bootstrap_intervals, hypervolume, shared_reference
+from trl_bonesoup.front.metrics import SAME_PREFERENCE, hypervolume, shared_reference
 from trl_bonesoup.front.report import comparison_text, write_report
 from trl_bonesoup.front.seeds import SeedMean, difference, draw_seeds, ratio, seed_mean
 from trl_bonesoup.weights import FloatArray

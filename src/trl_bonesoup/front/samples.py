@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trl_bonesoup.errors import ConfigurationError, FrontError
-from trl_bonesoup.front.metrics import bootstrap_intervals
+from trl_bonesoup.front.bootstrap import bootstrap_intervals
 from trl_bonesoup.front.policies import Answer, Row
 from trl_bonesoup.weights import FloatArray
 
