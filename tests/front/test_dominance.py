@@ -171,11 +171,11 @@ def test_interrupted_anywhere_it_goes_on_to_the_same_end(selected: Any, base: st
 
 
 def test_a_candidate_can_be_added_and_nothing_is_done_twice(
-    selected: Any, base: str, monkeypatch: pytest.MonkeyPatch
+    selected: Any, base: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import shutil
 
-    folder = shutil.copytree(selected.folder, selected.folder.parent / "more")
+    folder = shutil.copytree(selected.folder, tmp_path / "more")
     trial = DominanceTrial(base, REWARDS, settings(folder), TRAIN, VALIDATION, **options())
     assert (trial.steps_left(), trial.answers_left()) == (0, 0)
     more = DominanceTrial(base, REWARDS, settings(folder), TRAIN, VALIDATION, **options(dominances=[0.6, 0.8, 0.9]))
