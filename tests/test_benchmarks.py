@@ -25,3 +25,12 @@ def test_merge_benchmark(tmp_path: Path) -> None:
     assert many["runs"]["bonesoup sweep, imported"][0]["inside"] < many["runs"]["bonesoup sweep"][0]["seconds"]
     assert "| 14 | 2 |" in done.stdout
     assert "| soup, a preference per row |" in done.stdout
+
+
+def test_the_benchmark_of_intervals_counts_every_metric_of_every_front():
+    command = [sys.executable, "-m", "benchmarks.intervals", "--trials", "1", "--markdown"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    rows = [line.split(" | ") for line in done.stdout.splitlines() if "%" in line]
+    assert len(rows) == 4 * 3
+    assert {cell.strip(" |") for row in rows for cell in row[3:]} <= {"0 %", "100 %"}
