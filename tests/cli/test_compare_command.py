@@ -9,6 +9,7 @@ import yaml
 
 from trl_bonesoup import BoneSoup
 from trl_bonesoup.cli import compare, main, options
+from trl_bonesoup.front import results
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "benchmarks" / "fronts"
@@ -30,6 +31,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.fixture(autouse=True)
 def from_the_root(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(results, "RESAMPLES", 50)
 
 
 def test_the_benchmark_runs_from_its_plan_to_its_tables(

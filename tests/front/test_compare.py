@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,9 @@ from tiny import save_tiny
 from trl_bonesoup import BoneSoup, Front, MultiRewardPPOConfig, SoupManifest, circulant_weights, evaluate_front, seek
 from trl_bonesoup.errors import ConfigurationError, FrontError
 from trl_bonesoup.front import compare as module
+from trl_bonesoup.front import results
 from trl_bonesoup.front.compare import Comparison
+from trl_bonesoup.front.metrics import spacing
 from trl_bonesoup.front.settings import EvaluationSettings
 from trl_bonesoup.weights import simplex_grid
 
@@ -78,6 +81,13 @@ def comparison(base: str, folder: Path, rewards: Any = REWARDS, changes: Any = N
     return Comparison(base, rewards, args=args, train_dataset=TRAIN, test_prompts=TEST, **{**options, **given})
 
 
+@pytest.fixture(autouse=True, scope="module")
+def few_resamples() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(results, "RESAMPLES", 50)
+        yield
+
+
 @pytest.fixture(scope="module")
 def done(base: str, tmp_path_factory: pytest.TempPathFactory) -> Any:
     folder = tmp_path_factory.mktemp("comparison")
@@ -133,8 +143,17 @@ def test_the_record_agrees_with_the_fronts(done: Any) -> None:
     rewards = np.concatenate([each.rewards_KN for each in fronts.values()])
     reference = rewards.min(axis=0) - 0.1 * np.ptp(rewards, axis=0)
     assert list(record["reference"].values()) == pytest.approx(reference.tolist())
+    scale = json.loads((done.folder / "policies" / "seed-3" / "seek.json").read_text())["statistics"]
+    assert list(record["scale"].values()) == scale
+    mean, std = (np.array([entry[name] for entry in scale]) for name in ("mean", "std"))
     for method in record["methods"][1:]:
-        expected = fronts[method["folder"]].metrics(reference)
+        measured = fronts[method["folder"]]
+        expected = {**measured.metrics(reference), "spacing": spacing((measured.rewards_KN - mean) / std)}
+        expected["hypervolume"] /= std.prod()
+        standard = (measured.rewards_KN - mean) / std
+        expected["inner_product"] = (measured.preferences_KN * standard).sum(axis=1).mean()
+        steps = np.diff(standard[np.argsort(measured.preferences_KN[:, 0])], axis=0)
+        expected["sparsity"] = (steps**2).sum(axis=1).mean()
         (found,) = method["by_seed"]
         assert {name: found[name] for name in expected} == pytest.approx(expected), method["folder"]
         assert method["over_seeds"]["hypervolume"]["value"] == pytest.approx(expected["hypervolume"])
@@ -179,23 +198,16 @@ def test_seeds_and_methods_are_added_and_nothing_is_done_twice(
     folder = shutil.copytree(done.folder, done.folder.parent / "more")
     again = comparison(base, folder)
     assert (again.steps_left(), again.answers_left()) == (0, 0)
-    methods = [
-        "base",
-        "rewarded-soups",
-        {"bone-soup": {"dominance": [0.7, 0.8]}},
-        {"morlhf": {"preferences": [[1, 0], [0, 1]]}},
-    ]
+    methods = ["base", {"bone-soup": {"dominance": [0.7]}}, {"morlhf": {"preferences": [[0.7, 0.3], [0.2, 0.8]]}}]
     more = comparison(base, folder, methods=methods, seeds=[3, 4])
-    # seed 3: 2 policies more, and the fronts of β = .8 and of MORLHF at two preferences; seed 4: 6 policies, 4 fronts
-    assert more.steps_left() == (2 + 6) * 4
-    assert more.answers_left() == (3 + 2 + 3 + 3 + 3 + 2) * 10
+    # seed 3: the policy for (.2, .8), and MORLHF's front at other preferences; seed 4: 3 policies, 2 fronts
+    assert more.steps_left() == (1 + 3) * 4
+    assert more.answers_left() == (2 + 3 + 2) * 10
     result = more.run()
-    assert [each.method.slug for each in result.methods] == [
-        "base", "rewarded-soups", "bone-soup-0.7", "bone-soup-0.8", "morlhf"
-    ]  # fmt: skip
+    assert [each.method.slug for each in result.methods] == ["base", "bone-soup-0.7", "morlhf"]
     assert (
-        front(result, "rewarded-soups", 3).to_json(folder / "same.json").read_text()
-        == (done.folder / "rewarded-soups" / "seed-3" / "front.json").read_text()
+        front(result, "bone-soup-0.7", 3).to_json(folder / "same.json").read_text()
+        == (done.folder / "bone-soup-0.7" / "seed-3" / "front.json").read_text()
     )
     assert (
         front(result, "bone-soup-0.7", 4).rewards_KN.tolist() != front(result, "bone-soup-0.7", 3).rewards_KN.tolist()

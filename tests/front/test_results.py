@@ -11,6 +11,7 @@ from trl_bonesoup import Front
 from trl_bonesoup.front.methods import read_methods
 from trl_bonesoup.front.report import comparison_record
 from trl_bonesoup.front.results import ComparisonResult, MethodResult
+from trl_bonesoup.manifest import ScoreStatistics
 
 GRID = np.array([[1.0, 0.0], [0.5, 0.5], [0.0, 1.0]])
 NOISE_P1 = np.array([-0.1, 0.0, 0.1, 0.0])[:, None]
@@ -34,11 +35,11 @@ def measured(slug: str, by_seed: list[list[list[float]]], preferences: Any = GRI
     return MethodResult(next(method for method in methods if method.slug == slug), fronts, scores)
 
 
-def compared(*methods: MethodResult, seeds: int = 1, reference: Any = None) -> ComparisonResult:
+def compared(*methods: MethodResult, seeds: int = 1, reference: Any = None, scale: Any = None) -> ComparisonResult:
     request = {"answers": {"samples_per_prompt": 1}, "test_prompts": {"rows": 4}}
     return ComparisonResult(
-        folder=Path("nowhere"), objectives=("a", "b"), methods=methods, seeds=list(range(seeds)), steps_per_policy=10,
-        against="rewarded-soups", given_reference=reference, cost={}, request=request,
+        folder=Path("nowhere"), objectives=("a", "b"), measured=methods, seeds=list(range(seeds)), steps_per_policy=10,
+        against="rewarded-soups", given_reference=reference, cost={}, request=request, scale=scale or {},
     )  # fmt: skip
 
 
@@ -127,3 +128,20 @@ def test_the_mean_front_is_over_seeds_and_keeps_its_order() -> None:
     assert front.rewards_KN == pytest.approx(np.add(WIDE, [0.5, 1.5]))
     assert front.n_samples_KN.tolist() == [[8, 8]] * 3
     assert (front.intervals_KN2[..., 0] < front.rewards_KN).all()
+
+
+def test_metrics_count_rewards_in_deviations_of_the_base() -> None:
+    """a counts in halves from 1, b in tens from 0: volumes are divided by 2 x 10, whatever the reference."""
+    scale = {"a": ScoreStatistics(mean=1.0, std=2.0), "b": ScoreStatistics(mean=0.0, std=10.0)}
+    methods = [measured("rewarded-soups", [WIDE]), measured("bone-soup-0.7", [HIGH])]
+    for reference, volumes in ((None, [25.0, 48.25]), ([0.0, 0.0], [4.0, 35.25])):
+        result = compared(*methods, reference=reference, scale=scale)
+        found = [result.metrics(each)[0] for each in result.methods]
+        assert [metrics["hypervolume"] for metrics in found] == pytest.approx([volume / 20 for volume in volumes])
+    # <mu, r> of HIGH at (1, 0), (.5, .5), (0, 1): a is (6 - 1)/2 and (5.5 - 1)/2, b is 5.5/10 and 6/10
+    assert found[1]["inner_product"] == pytest.approx((2.5 + 0.5 * 2.25 + 0.5 * 0.55 + 0.6) / 3)
+    estimates = result.estimates(result.methods[1])
+    assert estimates["inner_product"].value == pytest.approx(found[1]["inner_product"])
+    assert comparison_record(compared(*methods, scale=scale))["reference"] == {"a": -1.0, "b": -1.0}  # as rewards are
+    assert "(a 1 ± 2, b 0 ± 10). Hypervolumes are above a 0, b 0" in result.table()
+    assert result.measured[1].mean_front().rewards_KN == pytest.approx(np.array(HIGH))  # figures, too

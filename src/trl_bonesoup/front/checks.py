@@ -8,12 +8,23 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trl_bonesoup.errors import ConfigurationError
+from numpy.typing import ArrayLike
+
+from trl_bonesoup.errors import ConfigurationError, FrontError
+from trl_bonesoup.front.metrics import finite_array
+from trl_bonesoup.weights import FloatArray
 
 if TYPE_CHECKING:
     from trl_bonesoup.training.config import MultiRewardPPOConfig
 
-__all__ = ["check_functions", "check_one_process", "check_same_request", "write_json"]
+__all__ = [
+    "check_functions",
+    "check_one_process",
+    "check_reference",
+    "check_same_request",
+    "check_seeds",
+    "write_json",
+]
 
 
 def check_functions(reward_funcs: Sequence[Any]) -> None:
@@ -33,6 +44,22 @@ def check_one_process(args: MultiRewardPPOConfig) -> None:
             "Measuring goes on in one process. With several, train with `seek` (its stop_after pauses at a step), and "
             "measure with `evaluate_front`."
         )
+
+
+def check_seeds(seeds: Sequence[int]) -> list[int]:
+    """Return training seeds after checking that they are different whole numbers, at least one."""
+    chosen = list(seeds)
+    if not chosen or len(set(chosen)) != len(chosen) or not all(isinstance(seed, int) and seed >= 0 for seed in chosen):
+        raise ConfigurationError(f"seeds must be different whole numbers from 0, at least one; got {chosen}.")
+    return chosen
+
+
+def check_reference(reference: ArrayLike, n: int) -> FloatArray:
+    """Return a reference point as an array of shape (n,), or raise `FrontError`."""
+    reference_N = finite_array(reference, "reference point")
+    if reference_N.shape != (n,):
+        raise FrontError(f"The reference point needs one number for each of the {n} objectives; got {reference!r}.")
+    return reference_N
 
 
 def check_same_request(file: Path, request: Mapping[str, Any]) -> None:

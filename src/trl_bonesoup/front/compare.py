@@ -20,19 +20,27 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from trl_bonesoup.errors import ConfigurationError, FrontError
+from trl_bonesoup.errors import ConfigurationError
 from trl_bonesoup.front.candidate import Training
-from trl_bonesoup.front.checks import check_functions, check_one_process, check_same_request, write_json
+from trl_bonesoup.front.checks import (
+    check_functions,
+    check_one_process,
+    check_reference,
+    check_same_request,
+    check_seeds,
+    write_json,
+)
 from trl_bonesoup.front.evaluate import evaluate_policies
 from trl_bonesoup.front.front import Front
 from trl_bonesoup.front.ledger import Ledger
 from trl_bonesoup.front.methods import BaseMethod, Method, SoupMethod, read_methods
-from trl_bonesoup.front.metrics import check_preferences, finite_array
+from trl_bonesoup.front.metrics import check_preferences
 from trl_bonesoup.front.probe import Pace, known_pace, measured_pace
 from trl_bonesoup.front.prompts import Prompt, read_prompts
 from trl_bonesoup.front.results import ComparisonResult, MethodResult
 from trl_bonesoup.front.scores import read_scores
 from trl_bonesoup.front.settings import EvaluationSettings
+from trl_bonesoup.manifest import ScoreStatistics
 from trl_bonesoup.rewards.protocol import objective_names as distinct_names
 from trl_bonesoup.weights import FloatArray, simplex_grid
 
@@ -124,7 +132,7 @@ class Comparison:
         n = len(self.objectives)
         self.training = Training(model, list(reward_funcs), self.objectives, args, train_dataset, options)
         self.methods = _methods(methods, n)
-        self.seeds = _distinct_seeds(seeds)
+        self.seeds = check_seeds(seeds)
         self.steps_per_policy = planned_steps(train_dataset, args)
         grid = simplex_grid(n) if preferences is None else np.asarray(preferences, dtype=np.float64)
         self.preferences_KN = check_preferences(grid, np.zeros((len(grid), n)))
@@ -132,7 +140,7 @@ class Comparison:
             max_new_tokens=args.max_completion_length, temperature=args.temperature
         )
         self.against = self._against(against)
-        self.reference = None if reference is None else _reference(reference, n)
+        self.reference = None if reference is None else check_reference(reference, n)
         self.test_prompts, self.show_progress = test_prompts, show_progress
         self._prompts = read_prompts(test_prompts)
         self.folder = Path(args.output_dir)
@@ -181,14 +189,22 @@ class Comparison:
         return ComparisonResult(
             folder=self.folder,
             objectives=self.objectives,
-            methods=[self._method_result(method, seeds) for method in self.methods],
+            measured=[self._method_result(method, seeds) for method in self.methods],
             seeds=seeds,
             steps_per_policy=self.steps_per_policy,
             against=self.against,
             given_reference=self.reference,
             cost={f"seconds_{kind}": round(self.ledger.seconds(kind), 1) for kind in ("steps", "answers")},
             request=self.request,
+            scale=self._scale(),
         )
+
+    def _scale(self) -> dict[str, ScoreStatistics]:
+        """Return the scale of the scores that the first seed measured; empty if scores are not normalised."""
+        from trl_bonesoup.training.policies import PolicyRun
+
+        statistics = PolicyRun.load(self._pool_folder(self.seeds[0])).statistics
+        return {} if statistics is None else dict(zip(self.objectives, statistics, strict=True))
 
     def _cells(self, seeds: Sequence[int] | None = None) -> list[_Cell]:
         """Return the cells of some seeds; the base, which has no seed, belongs to the first of all."""
@@ -259,12 +275,12 @@ class Comparison:
     def _method_result(self, method: Method, seeds: Sequence[int]) -> MethodResult:
         measured_with = [self.seeds[0]] * len(seeds) if isinstance(method, BaseMethod) else seeds
         cells = [self._cell(method, seed) for seed in measured_with]
-        fronts = [Front.from_json(cell.folder / FRONT) for cell in cells]
-        scores = [read_scores(cell.folder / ANSWERS, self.objectives) for cell in cells]
-        if isinstance(method, BaseMethod):
-            fronts = [_at_every_preference(front, self.preferences_KN) for front in fronts]
-            scores = [np.repeat(scores_1PSN, len(self.preferences_KN), axis=0) for scores_1PSN in scores]
-        return MethodResult(method, fronts, scores)
+        result = MethodResult(
+            method,
+            [Front.from_json(cell.folder / FRONT) for cell in cells],
+            [read_scores(cell.folder / ANSWERS, self.objectives) for cell in cells],
+        )
+        return result.repeated(self.preferences_KN) if isinstance(method, BaseMethod) else result
 
     def _against(self, slug: str | None) -> str | None:
         slugs = [method.slug for method in self.methods]
@@ -287,34 +303,6 @@ class Comparison:
         }
 
 
-def _at_every_preference(front: Front, preferences_KN: FloatArray) -> Front:
-    """Return the front of a model that answers alike whatever is preferred."""
-    repeats = len(preferences_KN)
-    return Front(
-        objectives=front.objectives,
-        preferences_KN=preferences_KN,
-        coefficients_KN=None,
-        rewards_KN=np.repeat(front.rewards_KN, repeats, axis=0),
-        intervals_KN2=np.repeat(front.intervals_KN2, repeats, axis=0),
-        n_samples_KN=np.repeat(front.n_samples_KN, repeats, axis=0),
-        provenance=front.provenance,
-    )
-
-
-def _reference(given: ArrayLike, n: int) -> FloatArray:
-    reference_N = finite_array(given, "reference point")
-    if reference_N.shape != (n,):
-        raise FrontError(f"The reference point needs one number for each of the {n} objectives; got {given!r}.")
-    return reference_N
-
-
 def _methods(given: Sequence[Any], n: int) -> list[Method]:
     ready = [method for method in given if isinstance(method, Method)]
     return list(ready) if ready and len(ready) == len(given) else read_methods(given, n)
-
-
-def _distinct_seeds(seeds: Sequence[int]) -> list[int]:
-    chosen = list(seeds)
-    if not chosen or len(set(chosen)) != len(chosen) or not all(isinstance(seed, int) and seed >= 0 for seed in chosen):
-        raise ConfigurationError(f"seeds must be different whole numbers from 0, at least one; got {chosen}.")
-    return chosen

@@ -43,7 +43,8 @@ def comparison_record(result: ComparisonResult) -> dict[str, Any]:
         "format_version": FORMAT_VERSION,
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "objectives": list(result.objectives),
-        "reference": dict(zip(result.objectives, result.reference_N.tolist(), strict=True)),
+        "reference": dict(zip(result.objectives, result.raw_reference_N.tolist(), strict=True)),
+        "scale": {name: entry.model_dump() for name, entry in result.scale.items()},
         "seeds": list(result.seeds),
         "steps_per_policy": result.steps_per_policy,
         "against": result.against,
@@ -72,9 +73,9 @@ def _draw(result: ComparisonResult) -> None:
     from trl_bonesoup.front.plots import plot
     from trl_bonesoup.front.plots.style import save
 
-    base = next((each.mean_front() for each in result.methods if not each.method.mixtures), None)
+    base = next((each.mean_front() for each in result.measured if not each.method.mixtures), None)
     markers = {} if base is None else {BASE_LABEL: Marker(base.rewards_KN[0], base.intervals_KN2[0])}
-    several = {each.method.name: each.mean_front(markers) for each in result.methods if _is_line(each)}
+    several = {each.method.name: each.mean_front(markers) for each in result.measured if _is_line(each)}
     for kind in ("front", "preference") if several else ():
         figure = plot(several, result.folder / f"{kind}.png", kind=kind)
         save(figure, result.folder / f"{kind}.svg")
@@ -108,20 +109,32 @@ def _metrics_table(result: ComparisonResult) -> str:
 
 
 def _how_to_read(result: ComparisonResult) -> str:
-    point = ", ".join(f"{name} {value:.4g}" for name, value in zip(result.objectives, result.reference_N, strict=True))
+    reference = zip(result.objectives, result.raw_reference_N, strict=True)
+    point = ", ".join(f"{name} {value:.4g}" for name, value in reference)
     seeds = ", ".join(map(str, result.seeds))
     over = f"seeds and test prompts ({len(result.seeds)} seeds: {seeds})" if len(result.seeds) > 1 else (
         f"test prompts alone (one seed: {seeds})"
     )  # fmt: skip
     answers = result.request["answers"]
     return (
-        f"Means over seeds, with 95 % intervals over {over}. Hypervolumes are above {point} for every method. Every "
-        f"policy was trained for {result.steps_per_policy} optimizer steps; policies and steps are what a method needs "
-        f"for one seed. All methods answered the same {result.request['test_prompts']['rows']} prompts, "
-        f"{answers['samples_per_prompt']} times each, with the same random numbers. μ is the number of preferences at "
-        "which a method was measured: the more, the larger its hypervolume and length, so that methods with different "
-        "numbers are compared below, at the same ones."
+        f"Means over seeds, with 95 % intervals over {over}. {_units(result)}Hypervolumes are above {point} for every "
+        f"method. Every policy was trained for {result.steps_per_policy} optimizer steps; policies and steps are those "
+        f"that a method needs for one seed. All methods answered the same {result.request['test_prompts']['rows']} "
+        f"prompts {_times(answers['samples_per_prompt'])}, with the same random numbers. μ is the number of "
+        "preferences at which a method was measured: the more, the larger its hypervolume and length, so that methods with "
+        "different numbers are compared below, at the same ones."
     )
+
+
+def _units(result: ComparisonResult) -> str:
+    if not result.scale:
+        return ""
+    entries = ", ".join(f"{name} {entry.mean:.3g} ± {entry.std:.3g}" for name, entry in result.scale.items())
+    return f"Metrics count rewards in standard deviations from the mean of the base's answers ({entries}). "
+
+
+def _times(count: int) -> str:
+    return "once" if count == 1 else f"{count} times"
 
 
 def _differences_table(result: ComparisonResult) -> str:

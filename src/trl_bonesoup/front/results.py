@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from trl_bonesoup.front.methods import Method, OracleMethod
 from trl_bonesoup.front.metrics import SAME_PREFERENCE, hypervolume, shared_reference
 from trl_bonesoup.front.report import comparison_text, write_report
 from trl_bonesoup.front.seeds import SeedMean, difference, draw_seeds, ratio, seed_mean
+from trl_bonesoup.manifest import ScoreStatistics
 from trl_bonesoup.weights import FloatArray
 
 BASIC = ("hypervolume", "inner_product")
@@ -43,6 +44,36 @@ class MethodResult:
         """The preferences that it was measured at."""
         return self.fronts[0].preferences_KN
 
+    def scaled(self, scale: Mapping[str, ScoreStatistics]) -> MethodResult:
+        """Return the same in standard deviations from a mean, by objective."""
+        center_N = np.array([entry.mean for entry in scale.values()])
+        std_N = np.array([entry.std for entry in scale.values()])
+        fronts = [
+            replace(
+                front,
+                rewards_KN=(front.rewards_KN - center_N) / std_N,
+                intervals_KN2=(front.intervals_KN2 - center_N[:, None]) / std_N[:, None],
+                markers={},
+            )
+            for front in self.fronts
+        ]
+        return MethodResult(self.method, fronts, [(scores - center_N) / std_N for scores in self.scores_SKPSN])
+
+    def repeated(self, preferences_KN: FloatArray) -> MethodResult:
+        """Return the result of a model that answers alike whatever is preferred, measured at one preference."""
+        repeats = len(preferences_KN)
+        fronts = [
+            replace(
+                front,
+                preferences_KN=preferences_KN,
+                rewards_KN=np.repeat(front.rewards_KN, repeats, axis=0),
+                intervals_KN2=np.repeat(front.intervals_KN2, repeats, axis=0),
+                n_samples_KN=np.repeat(front.n_samples_KN, repeats, axis=0),
+            )
+            for front in self.fronts
+        ]
+        return MethodResult(self.method, fronts, [np.repeat(scores, repeats, axis=0) for scores in self.scores_SKPSN])
+
     def mean_front(self, markers: Mapping[str, Marker] | None = None) -> Front:
         """Return the mean of the seeds' fronts, with intervals over prompts, for figures."""
         pooled_KPSN = np.concatenate(list(self.scores_SKPSN), axis=2)
@@ -65,31 +96,48 @@ class ComparisonResult:
     Args:
         folder: of the comparison.
         objectives: their names.
-        methods: in the order of the table.
+        measured: every method in the order of the table, in the units of the rewards.
         seeds: of the training; every method has a front for each.
         steps_per_policy: optimizer steps that every policy was trained for.
         against: slug of the method that differences are taken from, if any.
-        given_reference: reference point of the hypervolume; `None` for the one that all fronts share.
+        given_reference: reference point of the hypervolume, in the units of the rewards; `None` for the
+            one that all fronts share.
         cost: seconds, as measured.
         request: what all methods and seeds have in common.
+        scale: mean and standard deviation of the base's scores by objective, in which all metrics are
+            expressed, as training weighed them; empty to leave the units of the rewards.
     """
 
     folder: Path
     objectives: tuple[str, ...]
-    methods: Sequence[MethodResult]
+    measured: Sequence[MethodResult]
     seeds: Sequence[int]
     steps_per_policy: int
     against: str | None
     given_reference: FloatArray | None
     cost: Mapping[str, float]
     request: Mapping[str, Any]
+    scale: Mapping[str, ScoreStatistics] = field(default_factory=dict)
+
+    @cached_property
+    def methods(self) -> Sequence[MethodResult]:
+        """Every method, on the scale of the metrics."""
+        return [each.scaled(self.scale) for each in self.measured] if self.scale else self.measured
+
+    @cached_property
+    def raw_reference_N(self) -> FloatArray:
+        """The reference point in the units of the rewards, below all methods and seeds."""
+        if self.given_reference is not None:
+            return np.asarray(self.given_reference, dtype=np.float64)
+        return shared_reference([front for result in self.measured for front in result.fronts])
 
     @cached_property
     def reference_N(self) -> FloatArray:
-        """The reference point of every hypervolume, below all methods and seeds."""
-        if self.given_reference is not None:
-            return np.asarray(self.given_reference, dtype=np.float64)
-        return shared_reference([front for result in self.methods for front in result.fronts])
+        """The reference point of every hypervolume, on the scale of the metrics."""
+        if not self.scale:
+            return self.raw_reference_N
+        entries = zip(self.raw_reference_N, self.scale.values(), strict=True)
+        return np.array([(value - entry.mean) / entry.std for value, entry in entries])
 
     def metrics(self, result: MethodResult) -> list[dict[str, float | int]]:
         """Return the six metrics of a method for each seed."""
@@ -135,7 +183,8 @@ class ComparisonResult:
         for result in self.methods:
             measured = self.metrics(result)
             resampled = [
-                resampled_metrics(scores, result.preferences_KN, self.reference_N) for scores in result.scores_SKPSN
+                resampled_metrics(scores, result.preferences_KN, self.reference_N, resamples=RESAMPLES)
+                for scores in result.scores_SKPSN
             ]
             found[result.method.slug] = {
                 name: seed_mean(
@@ -150,7 +199,9 @@ class ComparisonResult:
         found = {}
         for result in self.methods:
             own = [
-                metric_intervals(scores, result.preferences_KN, self.reference_N)["controllability"]
+                metric_intervals(scores, result.preferences_KN, self.reference_N, resamples=RESAMPLES)[
+                    "controllability"
+                ]
                 for scores in result.scores_SKPSN
             ]
             ends = np.mean([(each.value, each.lower, each.upper) for each in own], axis=0)
@@ -174,10 +225,10 @@ class ComparisonResult:
     def _hypervolume_at(self, result: MethodResult, rows: list[int]) -> SeedMean:
         values = [hypervolume(front.rewards_KN[rows], self.reference_N) for front in result.fronts]
         resampled = [
-            resampled_metrics(scores[rows], result.preferences_KN[rows], self.reference_N)["hypervolume"]
+            resampled_metrics(scores[rows], result.preferences_KN[rows], self.reference_N, resamples=RESAMPLES)
             for scores in result.scores_SKPSN
         ]
-        return seed_mean(values, resampled, self._draws_RS)
+        return seed_mean(values, [samples["hypervolume"] for samples in resampled], self._draws_RS)
 
 
 def _rows(among_KN: FloatArray, wanted_KN: FloatArray) -> list[int] | None:

@@ -113,7 +113,7 @@ class DominanceSelection:
 
     def table(self) -> str:
         """Return a Markdown table of the candidates, the chosen one in bold, and what is to be known of it."""
-        header = ["β", "hypervolume", "95 % interval", "behind", "inner product", "controllability", "length"]
+        header = ["β", "hypervolume", "95 % interval", "behind", "controllability", "length"]
         rows = [header, *(self._row(candidate) for candidate in self.candidates)]
         point = ", ".join(f"{name} {value:.4g}" for name, value in zip(self.objectives, self.reference, strict=True))
         return f"{markdown_table(rows)}\n\nHypervolumes are above {point}, for every β. {self._verdict()}"
@@ -126,7 +126,6 @@ class DominanceSelection:
             f"{hypervolume.value:.4g}",
             _interval(hypervolume),
             "" if candidate.behind is None else f"{candidate.behind.value:.3g} ({_interval(candidate.behind)})",
-            f"{metrics['inner_product']:.4g}",
             f"{metrics['controllability']:.3f}",
             f"{metrics['length_of_front']:.0f}",
         ]
