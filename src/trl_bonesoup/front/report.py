@@ -121,7 +121,7 @@ def _how_to_read(result: ComparisonResult) -> str:
         f"method. Every policy was trained for {result.steps_per_policy} optimizer steps; policies and steps are those "
         f"that a method needs for one seed. All methods answered the same {result.request['test_prompts']['rows']} "
         f"prompts {_times(answers['samples_per_prompt'])}, with the same random numbers. μ is the number of "
-        "preferences at which a method was measured: the more, the larger its hypervolume and length, so that methods with "
+        "preferences at which a method was measured: the more, the larger its hypervolume and length, so methods with "
         "different numbers are compared below, at the same ones."
     )
 
