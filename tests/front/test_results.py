@@ -58,7 +58,7 @@ def test_every_method_is_measured_above_the_same_point() -> None:
     volumes = {each.method.slug: result.metrics(each)[0]["hypervolume"] for each in result.methods}
     assert volumes == pytest.approx({"rewarded-soups": 25.0, "bone-soup-0.7": 48.25})
     rows = {row.split("|")[1].strip(): row for row in result.table().split("\n\n")[0].splitlines()}
-    assert re.search(r"\| +48\.25 \(", rows["Bone Soup, β = 0.7"])
+    assert re.search(r"\| +3 \| +2 \| +20 \| +48\.25 \(", rows["Bone Soup, β = 0.7"])  # μ, policies, steps
     assert re.search(r"\| +25 \(", rows["Rewarded Soups"])
     assert "above a -1, b -1 for every method" in result.table()
 
