@@ -86,6 +86,18 @@ def test_other_soups_are_a_new_pass(tmp_path, run, interrupt) -> None:
     assert content(tmp_path / "out") == content(tmp_path / "whole")
 
 
+def test_pieces_of_another_size_are_a_new_pass(tmp_path, run, interrupt, monkeypatch) -> None:
+    """As after an upgrade between the two: a count of pieces means another place then."""
+    interrupt(150, KeyboardInterrupt)
+    with pytest.raises(KeyboardInterrupt):
+        sweep(run, tmp_path / "out", GRID, show_progress=False)
+    interrupt(10**9, KeyboardInterrupt)
+    monkeypatch.setattr(streaming, "PIECE", 200)
+    sweep(run, tmp_path / "out", GRID, show_progress=False)
+    sweep(run, tmp_path / "whole", GRID, show_progress=False)
+    assert content(tmp_path / "out") == content(tmp_path / "whole")
+
+
 def test_after_a_restart_of_the_machine_it_starts_over(tmp_path, run, interrupt, monkeypatch) -> None:
     writes = interrupt(10**9, KeyboardInterrupt)
     sweep(run, tmp_path / "whole", GRID, show_progress=False)

@@ -20,6 +20,7 @@ from typing import Protocol
 import numpy as np
 import torch
 
+import trl_bonesoup
 from trl_bonesoup.errors import SoupError
 from trl_bonesoup.soup.checkpoints import INDEX_FILE
 from trl_bonesoup.soup.ingredients import TORCH_DTYPES, Ingredients, accumulate
@@ -37,7 +38,7 @@ MEASURED = 256
 LEAST_SHARE = 8
 """At least one piece in so many is measured, whatever the size of the models."""
 
-__all__ = ["Progress", "write_soups"]
+__all__ = ["Progress", "piece_layout", "write_soups"]
 
 
 class Progress(Protocol):
@@ -100,6 +101,11 @@ def write_soups(
         for folder in folders:
             _write_index(folder, shards)
     return [lost_share(*row) if ingredients.base else None for row in squares_K2.tolist()]
+
+
+def piece_layout() -> str:
+    """Return what a count of pieces depends on, besides the soups: their size, and which of them are measured."""
+    return f"{PIECE} {MEASURED} {LEAST_SHARE} {trl_bonesoup.__version__}"
 
 
 @dataclass(frozen=True)

@@ -159,13 +159,13 @@ def _write_merged(source: SoupSource, points: Sequence[_Point], overwrite: bool,
 
 
 def _write_full_backbones(source: SoupSource, points: Sequence[_Point], overwrite: bool, show_progress: bool) -> None:
-    from trl_bonesoup.soup.streaming import write_soups
+    from trl_bonesoup.soup.streaming import piece_layout, write_soups
 
     out, records, names = points[0].folder.parent, [p.record for p in points], [p.folder.name for p in points]
     coefficients_KN = np.array([point.coefficients_N for point in points])
     ingredients = open_ingredients(source, coefficients_KN)
     require_space(out, ingredients.soup_bytes() * len(points) - unfinished_bytes(out))
-    with unfinished_pass(out, records, names) as unfinished:
+    with unfinished_pass(out, records, names, piece_layout()) as unfinished:
         with _progress(points, ingredients.soup_bytes(), show_progress) as bar:
             losses = write_soups(
                 ingredients, coefficients_KN, unfinished.folders, report=bar.update, progress=unfinished

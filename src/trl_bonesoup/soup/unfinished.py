@@ -72,7 +72,9 @@ class UnfinishedPass:
 
 
 @contextmanager
-def unfinished_pass(out: Path, records: Sequence[dict[str, Any]], names: Sequence[str]) -> Iterator[UnfinishedPass]:
+def unfinished_pass(
+    out: Path, records: Sequence[dict[str, Any]], names: Sequence[str], layout: str
+) -> Iterator[UnfinishedPass]:
     """Start a pass that writes soups into `out`, or continue the same one where it was interrupted.
 
     An interruption (Ctrl-C, a kill) keeps what is written; an error removes it. So does a restart of
@@ -82,6 +84,7 @@ def unfinished_pass(out: Path, records: Sequence[dict[str, Any]], names: Sequenc
         out: where the soups will appear.
         records: what each soup is made of; with another list of these, a new pass is started.
         names: K names of folders.
+        layout: how the pass is cut into pieces; with another one, a count of pieces means nothing.
 
     Raises:
         SoupError: if another process is writing a pass into `out`.
@@ -90,7 +93,7 @@ def unfinished_pass(out: Path, records: Sequence[dict[str, Any]], names: Sequenc
     root.mkdir(parents=True, exist_ok=True)
     with _lock(root):
         try:
-            yield UnfinishedPass(root, _key(records), names)
+            yield UnfinishedPass(root, _key(records, layout), names)
         except Exception:
             shutil.rmtree(root)
             raise
@@ -117,9 +120,9 @@ def _lock(root: Path) -> Iterator[None]:
         yield
 
 
-def _key(records: Sequence[dict[str, Any]]) -> str:
+def _key(records: Sequence[dict[str, Any]], layout: str) -> str:
     boot = _BOOT_ID.read_text(encoding="ascii") if _BOOT_ID.is_file() else uuid.uuid4().hex
-    return hashlib.sha256(json.dumps([boot, *records]).encode()).hexdigest()
+    return hashlib.sha256(json.dumps([boot, layout, *records]).encode()).hexdigest()
 
 
 def _read(file: Path) -> dict[str, Any]:
