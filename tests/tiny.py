@@ -59,3 +59,13 @@ def count_word(word: str) -> Callable[..., list[float]]:
 
     reward.__name__ = f"says_{word}"
     return reward
+
+
+def says(first: int, last: int) -> Callable[..., list[float]]:
+    """A reward function: how many words of a range are in the completion."""
+
+    def reward(completions: list[str], **columns: Any) -> list[float]:
+        return [float(sum(f"w{i}" in text.split() for i in range(first, last))) for text in completions]
+
+    reward.__name__ = reward.__qualname__ = f"says_{first}_to_{last}"
+    return reward

@@ -27,7 +27,7 @@ def _merge(arguments):
 
 
 def _sweep(arguments):
-    import trl_bonesoup.soup.streaming  # noqa: F401
+    import trl_bonesoup.soup.streaming  # noqa: F401 - as above
     from trl_bonesoup.soup.sweep import sweep
 
     return lambda: sweep(arguments.source, arguments.out, arguments.preferences, show_progress=False)

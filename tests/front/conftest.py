@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from small_models import make_model, make_tokenizer, write_soup
+from tiny import save_tiny
 
 from trl_bonesoup.front.front import Front, Marker
 from trl_bonesoup.weights import simplex_grid
@@ -24,6 +25,12 @@ def soup_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]
         return folders[key]
 
     return get
+
+
+@pytest.fixture(scope="session")
+def base(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A tiny base model to train from."""
+    return str(save_tiny(tmp_path_factory.mktemp("base")))
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import torch
 from datasets import Dataset
 from peft import LoraConfig
 from safetensors.torch import load_file
-from tiny import save_tiny
+from tiny import says
 
 from trl_bonesoup import BoneSoup, Front, MultiRewardPPOConfig, SoupManifest, circulant_weights, evaluate_front, seek
 from trl_bonesoup.errors import ConfigurationError, FrontError
@@ -31,22 +31,7 @@ METHODS = ["base", "rewarded-soups", {"bone-soup": {"dominance": 0.7}}, {"aba": 
            {"random-b": {"draws": 1}}, {"morlhf": {"preferences": [[1, 0], [0.7, 0.3], [0, 1]]}}]  # fmt: skip
 
 
-def says(first: int, last: int) -> Any:
-    """A reward function: how many words of a range are in the completion."""
-
-    def reward(completions: list[str], **columns: Any) -> list[float]:
-        return [float(sum(f"w{i}" in text.split() for i in range(first, last))) for text in completions]
-
-    reward.__name__ = reward.__qualname__ = f"says_{first}_to_{last}"
-    return reward
-
-
 REWARDS = [says(0, 10), says(8, 18)]
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return str(save_tiny(tmp_path_factory.mktemp("base")))
 
 
 def settings(folder: Path, **changes: Any) -> MultiRewardPPOConfig:

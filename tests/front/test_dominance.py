@@ -11,7 +11,7 @@ import torch
 from datasets import Dataset
 from peft import LoraConfig
 from safetensors.torch import load_file
-from tiny import save_tiny
+from tiny import says
 
 from trl_bonesoup import Front, MultiRewardPPOConfig, SoupManifest, circulant_weights, seek
 from trl_bonesoup.errors import ConfigurationError, WeightsError
@@ -26,22 +26,7 @@ TRAIN = Dataset.from_dict({"prompt": [f"w{i} w{i + 1}" for i in range(16)]})
 VALIDATION = [f"w{i} w{i + 3}" for i in range(6)]
 
 
-def share(first: int, last: int) -> Any:
-    """A reward function: how many words of a range are in the completion."""
-
-    def reward(completions: list[str], **columns: Any) -> list[float]:
-        return [float(sum(f"w{i}" in text.split() for i in range(first, last))) for text in completions]
-
-    reward.__name__ = reward.__qualname__ = f"says_{first}_to_{last}"
-    return reward
-
-
-REWARDS = [share(0, 10), share(8, 18)]
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return str(save_tiny(tmp_path_factory.mktemp("base")))
+REWARDS = [says(0, 10), says(8, 18)]
 
 
 def settings(folder: Path, **changes: Any) -> MultiRewardPPOConfig:

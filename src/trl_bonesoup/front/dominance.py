@@ -204,6 +204,7 @@ class DominanceTrial:
                 with self.ledger.piece("steps", candidate.steps):
                     candidate.train(self.candidates)
                 logger.info("β = %g: measuring the front at step %d.", candidate.dominance, self.stop_after)
+                # called before the loop goes on
                 with self.ledger.piece("answers", lambda: self.answers * candidate.is_measured):  # noqa: B023
                     candidate.measure(self.validation_prompts, self.preferences_KN, self.settings, self.show_progress)
         selection = self._selection(None)

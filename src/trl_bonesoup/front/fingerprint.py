@@ -27,7 +27,7 @@ __all__ = ["fingerprint"]
 def fingerprint(model: ModelRef) -> str:
     """Return the SHA-256 of a local model's weights, configuration and tokenizer, or the commit of one on the Hub.
 
-    Reads every file once: about a second for each gigabyte.
+    Reads every file once.
     """
     if model.is_local:
         return f"sha256:{_digest(Path(model.id))}"
