@@ -133,7 +133,7 @@ def value_tap(
         if head is not None:
             values.append(head(states_BTD.detach() if detach else states_BTD))
         if trim:
-            output.last_hidden_state = hidden_BTD
+            output.last_hidden_state = hidden_BTD.contiguous()  # one product for all rows, not one for each
         return output
 
     handle = trunk.register_forward_hook(read)
