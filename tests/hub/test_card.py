@@ -13,8 +13,8 @@ from markdown_it import MarkdownIt
 from trl_bonesoup.errors import ConfigurationError, FrontError, WeightsError
 from trl_bonesoup.front.front import Front, Marker
 from trl_bonesoup.hub.card import soup_card, write_card
-from trl_bonesoup.hub.text import one_line
 from trl_bonesoup.manifest import Backbone, BaseModelRef, Objective, ScoreStatistics, SoupManifest
+from trl_bonesoup.markdown import one_line
 from trl_bonesoup.soup.record import SavedSoup
 from trl_bonesoup.weights import circulant_weights, simplex_grid
 

@@ -14,8 +14,8 @@ import yaml
 
 from trl_bonesoup.errors import ConfigurationError, FrontError
 from trl_bonesoup.front.front import Front, FrontPoint
-from trl_bonesoup.hub.text import code, fenced, hide_local_paths, is_local_path, last_folder, one_line, table
 from trl_bonesoup.manifest import Preference, SoupManifest
+from trl_bonesoup.markdown import code, fenced, hide_local_paths, is_local_path, last_folder, one_line, table
 from trl_bonesoup.soup.record import SavedSoup
 from trl_bonesoup.soup.rounding import LARGE_LOSS
 from trl_bonesoup.weights import FloatArray

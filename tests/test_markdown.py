@@ -7,7 +7,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
-from trl_bonesoup.hub.text import (
+from trl_bonesoup.markdown import (
     MAX_SHOWN,
     code,
     fenced,
