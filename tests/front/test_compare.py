@@ -203,6 +203,22 @@ def test_seeds_and_methods_are_added_and_nothing_is_done_twice(
     assert "2 seeds: 3, 4" in result.table()
 
 
+def test_fronts_are_kept_without_their_policies(done: Any, base: str) -> None:
+    folder = shutil.copytree(done.folder, done.folder.parent / "kept")
+    for path in (folder / "policies" / "seed-3").iterdir():
+        if path.name != "seek.json":
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    again = comparison(base, folder)
+    assert (again.steps_left(), again.answers_left()) == (0, 0)
+    result = again.run()
+    assert result.table() == done.table()
+    assert {path.name for path in (folder / "policies" / "seed-3").iterdir()} == {"seek.json"}
+    (folder / "rewarded-soups" / "seed-3" / "front.json").unlink()
+    assert again.steps_left() == 2 * 4
+    again.run()  # the experts of Rewarded Soups are trained again, to the same bits
+    assert front(again, "rewarded-soups").rewards_KN.tolist() == front(done, "rewarded-soups").rewards_KN.tolist()
+
+
 @pytest.mark.parametrize(
     ("changes", "given", "message"),
     [

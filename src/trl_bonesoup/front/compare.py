@@ -82,7 +82,8 @@ class Comparison:
     the same test prompts with the same random numbers.
 
     A second comparison with the same arguments continues an interrupted one; methods and seeds may
-    be added to one that is there.
+    be added to one that is there. Fronts that are there are kept, so the policies of a measured seed may be
+    removed, all but their seek.json.
 
     Args:
         model: Hub id or path of the base model.
@@ -151,14 +152,11 @@ class Comparison:
     @cached_property
     def mixtures(self) -> list[FloatArray]:
         """The mixtures of the rewards that some method needs a policy for, each once."""
-        from trl_bonesoup.training.policies import mixture_name
-
-        distinct = {mixture_name(mixture): mixture for method in self.methods for mixture in method.mixtures}
-        return list(distinct.values())
+        return _mixtures(self.methods)
 
     def steps_left(self) -> int:
-        """Return how many optimizer steps are still to be trained."""
-        return len(self.seeds) * len(self.mixtures) * self.steps_per_policy - sum(map(self._steps, self.seeds))
+        """Return how many optimizer steps are still to be trained; a front that is there needs no policies."""
+        return sum(len(self._needed(seed)) * self.steps_per_policy - self._steps(seed) for seed in self.seeds)
 
     def answers_left(self) -> int:
         """Return how many answers are still to be given."""
@@ -174,9 +172,9 @@ class Comparison:
         """Do what is left to do, seed by seed, write the results after each, and return those of all seeds."""
         write_json(self.folder / RECORD, {"request": self.request})
         for count, seed in enumerate(self.seeds, start=1):
-            pool = self._train(seed)
-            for cell in self._cells([seed]):
-                if not cell.is_measured:
+            if missing := self._missing(seed):
+                pool = self._train(seed)
+                for cell in missing:
                     self._measure(cell, pool)
             result = self.result(self.seeds[:count])
             result.save()
@@ -219,6 +217,14 @@ class Comparison:
         preferences_KN = method.preferences(self.preferences_KN)
         return _Cell(method, seed, self.folder / method.slug / f"seed-{seed}", preferences_KN)
 
+    def _missing(self, seed: int) -> list[_Cell]:
+        return [cell for cell in self._cells([seed]) if not cell.is_measured]
+
+    def _needed(self, seed: int) -> list[FloatArray]:
+        """Return the mixtures that a seed's missing fronts need policies for; that of the base needs any one."""
+        missing = self._missing(seed)
+        return _mixtures([cell.method for cell in missing]) or (self.mixtures[:1] if missing else [])
+
     def _answers(self, cell: _Cell) -> int:
         return len(cell.preferences_KN) * len(self._prompts) * self.settings.samples_per_prompt
 
@@ -233,20 +239,20 @@ class Comparison:
         if not (self._pool_folder(seed) / RUN).is_file():
             return 0
         pool = PolicyRun.load(self._pool_folder(seed))
-        pool.mixtures = self.mixtures
-        return sum(pool.steps(j) for j in range(len(self.mixtures)))
+        pool.mixtures = self._needed(seed)
+        return sum(pool.steps(j) for j in range(len(pool.mixtures)))
 
     def _train(self, seed: int) -> PolicyRun:
         from trl_bonesoup.training.policies import train_policies
 
-        args = copy.copy(self.training.args)
+        args, mixtures = copy.copy(self.training.args), self._needed(seed)
         args.output_dir, args.seed = str(self._pool_folder(seed)), seed
-        logger.info("Seed %d: %d policies of %d steps.", seed, len(self.mixtures), self.steps_per_policy)
+        logger.info("Seed %d: %d policies of %d steps.", seed, len(mixtures), self.steps_per_policy)
         with self.ledger.piece("steps", lambda: self._steps(seed)):
             return train_policies(
                 self.training.model,
                 self.training.reward_funcs,
-                self.mixtures,
+                mixtures,
                 args,
                 self.training.dataset,
                 objective_names=self.objectives,
@@ -301,6 +307,12 @@ class Comparison:
             "preferences": self.preferences_KN.tolist(),
             "answers": {key: value for key, value in asdict(self.settings).items() if key != "batch_size"},
         }
+
+
+def _mixtures(methods: Sequence[Method]) -> list[FloatArray]:
+    from trl_bonesoup.training.policies import mixture_name
+
+    return list({mixture_name(mixture): mixture for method in methods for mixture in method.mixtures}.values())
 
 
 def _methods(given: Sequence[Any], n: int) -> list[Method]:
