@@ -14,7 +14,6 @@ from trl_bonesoup.errors import ConfigurationError, FrontError, WeightsError
 from trl_bonesoup.front.front import Front, Marker
 from trl_bonesoup.hub.card import soup_card, write_card
 from trl_bonesoup.manifest import Backbone, BaseModelRef, Objective, ScoreStatistics, SoupManifest
-from trl_bonesoup.markdown import one_line
 from trl_bonesoup.soup.record import SavedSoup
 from trl_bonesoup.weights import circulant_weights, simplex_grid
 
@@ -321,16 +320,17 @@ class TestExamples:
         [("adapter", "peft.AutoPeftModelForCausalLM"), ("full", "transformers.AutoModelForCausalLM")],
     )
     def test_load_the_right_class_from_the_repository(self, kind, library):
-        example, _ = blocks(soup_card(make_manifest(), [0.8, 0.2], kind=kind, name="org/soup").text, "python")
+        plain, adapter, _ = blocks(soup_card(make_manifest(), [0.8, 0.2], kind=kind, name="org/soup").text, "python")
+        example = adapter if kind == "adapter" else plain
         module, name = library.split(".")
         assert f"from {module} import {name}" in example
         assert f'model = {name}.from_pretrained("org/soup")' in example
-        assert 'tokenizer = AutoTokenizer.from_pretrained("org/soup")' in example
+        assert 'tokenizer = AutoTokenizer.from_pretrained("org/soup")' in plain
         ast.parse(example)
 
     @pytest.mark.parametrize("name", [None, "My soup", 'org/"); import os #', "/home/ann/soup", "../x/y"])
     def test_load_from_a_placeholder_when_there_is_no_repository(self, name):
-        example, _ = blocks(soup_card(make_manifest(), [0.8, 0.2], kind="full", name=name).text, "python")
+        example, *_ = blocks(soup_card(make_manifest(), [0.8, 0.2], kind="full", name=name).text, "python")
         assert 'from_pretrained("path/to/this/folder")' in example
 
     @pytest.mark.parametrize(
@@ -338,7 +338,7 @@ class TestExamples:
     )
     def test_the_other_preference_is_a_valid_one_for_this_soup(self, names):
         manifest = make_manifest(names)
-        _, example = blocks(soup_card(manifest, [0.8, 0.2], kind="full").text, "python")
+        *_, example = blocks(soup_card(manifest, [0.8, 0.2], kind="full").text, "python")
         (call,) = [
             node
             for node in ast.walk(ast.parse(example))
@@ -349,7 +349,7 @@ class TestExamples:
     @pytest.mark.parametrize("n", [3, 6, 7, 12])
     def test_the_other_preference_sums_to_one_for_many_objectives(self, n):
         manifest = make_manifest(tuple(f"o{i}" for i in range(n)))
-        _, example = blocks(soup_card(manifest, np.eye(n)[0], kind="full").text, "python")
+        *_, example = blocks(soup_card(manifest, np.eye(n)[0], kind="full").text, "python")
         manifest.preference(ast.literal_eval(re.search(r"\{.*\}", example).group()))
 
     def test_the_recipe_is_shown_as_given(self):
@@ -357,7 +357,7 @@ class TestExamples:
         assert recipe == RECIPE
 
     def test_without_a_recipe_there_is_no_section_for_it(self):
-        assert "mergekit" not in soup_card(make_manifest(), [0.8, 0.2], kind="full").text
+        assert "recipe" not in soup_card(make_manifest(), [0.8, 0.2], kind="full").text
 
     def test_refuses_a_recipe_that_is_no_yaml(self):
         with pytest.raises(ConfigurationError, match="mergekit_yaml"):
@@ -384,7 +384,10 @@ class TestTraining:
             ["helpful", "org/rm", "(score - -0.25) / 1.5"],
             ["harmless", "rewards:harmless", "none"],
         ]
-        assert table_with(text, "Seed")[1:] == [["a", "adapter", "40", "7"], ["b", "adapter", "41", ""]]
+        assert table_with(text, "Seed")[1:] == [
+            ["a", "0.7 helpful + 0.3 harmless", "adapter", "40", "7"],
+            ["b", "0.3 helpful + 0.7 harmless", "adapter", "41", ""],
+        ]
         assert table_with(text, "Setting")[1:] == [["kl_coef", "0.2"], ["bf16", "False"]]
         assert "Trained with `trl` `1.16.0`." in text
         assert "`org/sft`, revision `0123abc`" in text
@@ -430,7 +433,7 @@ def hostile_card(hostile, **options):
     object.__setattr__(front, "provenance", {"prompts": 3, "decoding": {hostile: hostile}})
     recipe = yaml.safe_dump({"merge_method": "bone_soup", "models": [{"model": hostile}]}, allow_unicode=True)
     return soup_card(
-        manifest, [0.8, 0.2], kind="full", front=front, name=hostile, mergekit_yaml=recipe, license=hostile, **options
+        manifest, [0.8, 0.2], kind="full", front=front, name=hostile, mergekit_yaml=recipe, license="mit", **options
     )
 
 
@@ -448,7 +451,7 @@ class TestHostileText:
             "tags",
         }
         assert metadata["library_name"] == "transformers"
-        assert metadata["license"] == one_line(hostile)
+        assert metadata["license"] == "mit"
         assert [result.metric_value for result in loaded.data.eval_results] == [0.0, 1.0]
 
     def test_makes_no_link_image_html_or_heading(self, tmp_path, hostile):

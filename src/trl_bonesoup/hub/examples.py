@@ -1,0 +1,147 @@
+"""Snippets for cards: how to load a soup or a family, and how to make a soup again."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from collections.abc import Sequence
+
+import numpy as np
+import yaml
+
+from trl_bonesoup.errors import ConfigurationError, SoupError
+from trl_bonesoup.hub.metadata import BaseModelName, hub_id
+from trl_bonesoup.manifest import SoupManifest
+from trl_bonesoup.markdown import fenced, hide_local_paths
+from trl_bonesoup.soup.recipe import mergekit_yaml
+from trl_bonesoup.weights import FloatArray
+
+THIS_FOLDER = "path/to/this/folder"
+FAMILY_FOLDER = "path/to/the/folder/with/soup.json"
+_PLAIN_NAME = re.compile(r"[\w.-]+")
+
+__all__ = [
+    "adapter_example",
+    "family_recipe",
+    "merge_command",
+    "place",
+    "recipe",
+    "rows_example",
+    "soup_example",
+    "transformers_example",
+]
+
+
+def place(name: str | None, otherwise: str) -> str:
+    """Return the repository by which something is loaded, or a folder to be filled in if `name` is none."""
+    return name if name and "/" in name and hub_id(name) else otherwise
+
+
+def transformers_example(where: str) -> str:
+    """Return how transformers loads a checkpoint, or an adapter with the base model that it names."""
+    return fenced(
+        "from transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
+        f'model = AutoModelForCausalLM.from_pretrained("{where}")\n'
+        f'tokenizer = AutoTokenizer.from_pretrained("{where}")',
+        "python",
+    )
+
+
+def adapter_example(where: str, base: BaseModelName) -> str:
+    """Return how PEFT loads an adapter, onto a base model that the reader names if the adapter cannot."""
+    if base.argument is None:
+        return fenced(
+            "from peft import AutoPeftModelForCausalLM\n\n"
+            f'model = AutoPeftModelForCausalLM.from_pretrained("{where}")\n'
+            "model = model.merge_and_unload()  # optional: a plain model, without the adapter's layers",
+            "python",
+        )
+    return fenced(
+        "from peft import PeftModel\n"
+        "from transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
+        f'base = AutoModelForCausalLM.from_pretrained("{base.argument}")\n'
+        f'model = PeftModel.from_pretrained(base, "{where}")\n'
+        f'tokenizer = AutoTokenizer.from_pretrained("{where}")',
+        "python",
+    )
+
+
+def soup_example(manifest: SoupManifest, base: BaseModelName, family: str | None) -> str:
+    """Return how BoneSoup loads the family and sets a preference."""
+    share = 1.0 / len(manifest.objectives)
+    even = ", ".join(f"{_literal(name)}: {share:.7g}" for name in manifest.objective_names)
+    base_model = "" if base.argument is None else f', base_model="{base.argument}"'
+    return fenced(
+        "from trl_bonesoup import BoneSoup\n\n"
+        f'soup = BoneSoup.from_pretrained("{place(family, FAMILY_FOLDER)}"{base_model})\n'
+        f"soup.set_preference({{{even}}})\n"
+        "model, tokenizer = soup.model, soup.tokenizer",
+        "python",
+    )
+
+
+def rows_example(manifest: SoupManifest) -> str:
+    """Return how every row of a batch gets a preference of its own."""
+    vertices = np.eye(len(manifest.objectives))[:2]
+    rows = ", ".join(f"[{', '.join(f'{weight:g}' for weight in row)}]" for row in vertices)
+    return fenced(
+        'batch = tokenizer(["One prompt", "Another prompt"], return_tensors="pt", padding=True)\n'
+        f"with soup.preferences([{rows}]):\n"
+        "    answers = soup.model.generate(**batch, max_new_tokens=64)",
+        "python",
+    )
+
+
+def merge_command(
+    manifest: SoupManifest,
+    base: BaseModelName,
+    family: str | None,
+    preference_N: FloatArray,
+    extrapolation: float | Sequence[float] = 0.0,
+    *,
+    full: bool = False,
+) -> str:
+    """Return the command that writes one soup of the family."""
+    shares = [f"{share:.12g}" for share in preference_N]
+    names = manifest.objective_names
+    if all(_PLAIN_NAME.fullmatch(name) for name in names):
+        shares = [f"{name}={share}" for name, share in zip(names, shares, strict=True)]
+    words = ["bonesoup", "merge", place(family, FAMILY_FOLDER), "out", "--preference", ",".join(shares)]
+    if np.any(np.asarray(extrapolation) != 0.0):
+        words += ["--extrapolation", ",".join(f"{alpha:.12g}" for alpha in np.atleast_1d(extrapolation))]
+    words += ["--full"] if full else []
+    words += [] if base.argument is None else ["--base-model", base.argument]
+    return fenced(shlex.join(words), "bash")
+
+
+def recipe(mergekit_yaml: str | None) -> dict[str, str]:
+    """Return a mergekit recipe as a code block, without folders of this machine, and a note if there were any.
+
+    Raises:
+        ConfigurationError: if it is not YAML.
+    """
+    if not mergekit_yaml:
+        return {"recipe": "", "recipe_note": ""}
+    try:
+        content = yaml.safe_load(mergekit_yaml)
+    except yaml.YAMLError as error:
+        raise ConfigurationError(f"mergekit_yaml must be the text of a mergekit recipe in YAML; {error}.") from error
+    portable = hide_local_paths(content)
+    if portable == content and hide_local_paths(mergekit_yaml) == mergekit_yaml:
+        return {"recipe": fenced(mergekit_yaml, "yaml"), "recipe_note": ""}
+    text = yaml.safe_dump(portable, sort_keys=False, allow_unicode=True)
+    return {"recipe": fenced(text, "yaml"), "recipe_note": ", after replacing its folders by yours"}
+
+
+def family_recipe(manifest: SoupManifest, preference_N: FloatArray) -> dict[str, str]:
+    """Return the recipe of one preference as `recipe` does; none if mergekit cannot name the backbones."""
+    try:
+        return recipe(mergekit_yaml(manifest, None, preference_N))
+    except SoupError:  # a path that mergekit cannot express
+        return recipe(None)
+
+
+def _literal(name: str) -> str:
+    shown = hide_local_paths(name)
+    return json.dumps(shown, ensure_ascii=False) if shown.isprintable() else repr(shown)
