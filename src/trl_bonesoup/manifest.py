@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from trl_bonesoup.errors import ManifestError, WeightsError
+from trl_bonesoup.strict_json import parse_json, problems, read_json, shown
 from trl_bonesoup.weights import (
     FloatArray,
     check_combination_weights,
@@ -24,6 +33,10 @@ FORMAT_VERSION = 1
 FILE_NAME = "soup.json"
 MAX_BYTES = 1_000_000
 """A soup.json of more than a megabyte is not one of ours."""
+MAX_OBJECTIVES = 64
+"""Each takes a backbone of its own; papers have up to five."""
+MAX_ENTRIES = 256
+"""Of each of the lists by name: presets, settings, versions."""
 
 EQUAL = "equal"
 """The preset that weighs every objective alike; every soup has it, and one for each objective by its name."""
@@ -32,7 +45,8 @@ Preference = str | Mapping[str, float] | Sequence[float] | ArrayLike
 
 __all__ = ["Backbone", "BaseModelRef", "Objective", "Preference", "ScoreStatistics", "SoupManifest"]
 
-_Name = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]+$")]
+_Name = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f-\x9f]+$")]
+_Text = Annotated[str, Field(max_length=10_000)]
 
 
 class _Record(BaseModel):
@@ -70,27 +84,43 @@ class Backbone(_Record):
     path: _Name
     """Hub id, or a path relative to the folder of soup.json."""
     kind: Literal["adapter", "full"]
-    steps: Annotated[int, Field(ge=0)] = 0
+    steps: Annotated[int, Field(ge=0, lt=2**63)] = 0
     """Optimizer steps it was trained for."""
-    seed: int | None = None
+    seed: Annotated[int, Field(ge=-(2**63), lt=2**64)] | None = None
+    """In the range of torch's."""
+    revision: _Name | None = None
+    """Commit hash, tag or branch, if `path` is a Hub id; a commit hash is what keeps a soup as it is."""
+
+    @model_serializer(mode="wrap")
+    def _without_null_revision(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        data = handler(self)
+        if self.revision is None:
+            del data["revision"]  # so that a file that needs no newer reader has none
+        return data
 
 
 class SoupManifest(_Record):
     """What was trained, in the order that preferences and columns of B refer to.
 
     `combination_weights` is B row by row; column j belongs to `backbones[j]`.
+
+    A file is read strictly, wherever it comes from: no unknown key, no key twice, no type but the
+    written one, names of at most 200 characters without control characters, at most `MAX_OBJECTIVES`
+    objectives, `MAX_ENTRIES` presets, settings and versions, and `MAX_BYTES` in all. Keys that may be
+    left out are added within a format version, and a reader that does not know one refuses the file;
+    the version goes up when the same file would be read differently.
     """
 
     format_version: Literal[1] = 1
     base_model: BaseModelRef
-    objectives: Annotated[tuple[Objective, ...], Field(min_length=2)]
-    combination_weights: tuple[tuple[float, ...], ...]
-    backbones: tuple[Backbone, ...]
-    presets: dict[_Name, dict[str, float]] = {}
+    objectives: Annotated[tuple[Objective, ...], Field(min_length=2, max_length=MAX_OBJECTIVES)]
+    combination_weights: Annotated[tuple[tuple[float, ...], ...], Field(max_length=MAX_OBJECTIVES)]
+    backbones: Annotated[tuple[Backbone, ...], Field(max_length=MAX_OBJECTIVES)]
+    presets: Annotated[dict[_Name, dict[_Name, float]], Field(max_length=MAX_ENTRIES)] = {}
     """Named preferences, each by objective name; see `with_preset`."""
-    training: dict[str, bool | int | float | str | None] = {}
+    training: Annotated[dict[_Name, bool | int | float | _Text | None], Field(max_length=MAX_ENTRIES)] = {}
     """The trainer settings that differ between recipes, for people to read."""
-    versions: dict[str, str] = {}
+    versions: Annotated[dict[_Name, _Name], Field(max_length=MAX_ENTRIES)] = {}
     """Versions of the libraries that trained it."""
 
     @field_validator("objectives", "combination_weights", "backbones", mode="before")
@@ -168,7 +198,7 @@ class SoupManifest(_Record):
         try:
             return self.model_validate({**self.model_dump(), "presets": {**self.presets, name: named}})
         except ValidationError as error:
-            raise ManifestError(f"The preset {name!r} cannot be added: {_problems(error)}.") from error
+            raise ManifestError(f"The preset {name!r} cannot be added: {problems(error, 'soup')}.") from error
 
     def save(self, folder: str | Path) -> Path:
         """Write soup.json into `folder`, completely or not at all, and return its path."""
@@ -187,30 +217,38 @@ class SoupManifest(_Record):
             ManifestError: if there is none, or it is not a valid one of this format version.
         """
         file = Path(path)
-        if file.is_dir():
+        if os.path.isdir(file):  # noqa: PTH112 - Path.is_dir raises for a name that is too long
             file = file / FILE_NAME
-        if not file.is_file():
+        if not os.path.isfile(file):  # noqa: PTH113
             raise ManifestError(
                 f"There is no {FILE_NAME} at {file}. It is written when `seek` has trained every backbone: "
                 "run the same `seek` again to finish, or check the path."
             )
-        if file.stat().st_size > MAX_BYTES:
-            raise ManifestError(f"{file} has {file.stat().st_size} bytes; a {FILE_NAME} has at most {MAX_BYTES}.")
-        try:
-            data = json.loads(file.read_text(encoding="utf-8"))
-            json.dumps(data, ensure_ascii=False).encode()  # refuses lone surrogates, which no file can hold
-        except (ValueError, RecursionError) as error:
-            raise ManifestError(f"{file} is not valid JSON: {error}.") from error
+        return cls._checked(read_json(file, ManifestError, MAX_BYTES), str(file))
+
+    @classmethod
+    def from_json(cls, content: bytes) -> SoupManifest:
+        """Read the text of a soup.json.
+
+        Raises:
+            ManifestError: if it is not a valid one of this format version.
+        """
+        return cls._checked(parse_json(content, FILE_NAME, ManifestError), FILE_NAME)
+
+    @classmethod
+    def _checked(cls, data: Any, where: str) -> SoupManifest:
         version = data.get("format_version") if isinstance(data, dict) else None
-        if version != FORMAT_VERSION:
+        if type(version) is not int or version != FORMAT_VERSION:
             raise ManifestError(
-                f"{file} has format version {version!r}; this version of trl-bonesoup reads {FORMAT_VERSION}. "
-                "A newer file needs a newer trl-bonesoup."
+                f"{where} has format version {shown(repr(version))}; this version of trl-bonesoup reads "
+                f"{FORMAT_VERSION}. {_other_version(version)}"
             )
         try:
             return cls.model_validate(data)
         except ValidationError as error:
-            raise ManifestError(f"{file} is not a valid {FILE_NAME}: {_problems(error)}.") from error
+            unknown = any(item["type"] == "extra_forbidden" for item in error.errors())
+            hint = " An unknown key is a typing error, or of a newer trl-bonesoup." if unknown else ""
+            raise ManifestError(f"{where} is not a valid {FILE_NAME}: {problems(error, 'soup')}.{hint}") from error
 
     def _preset(self, name: str) -> Mapping[str, float]:
         names = self.objective_names
@@ -226,6 +264,11 @@ class SoupManifest(_Record):
         )
 
 
-def _problems(error: ValidationError) -> str:
-    text = "; ".join(f"{'.'.join(map(str, item['loc'])) or 'soup'}: {item['msg']}" for item in error.errors())
-    return text.rstrip(".")
+def _other_version(version: object) -> str:
+    if type(version) is not int:
+        return f"Either it is no {FILE_NAME} of trl-bonesoup, or it was changed by hand."
+    if version > FORMAT_VERSION:
+        return (
+            f"Format version {version} is newer: `pip install --upgrade trl-bonesoup`, or ask its author for an older."
+        )
+    return f"There is no format version {version}: the file was changed by hand."
