@@ -6,6 +6,7 @@ import pkgutil
 import shutil
 import subprocess
 import sys
+import zipapp
 from importlib.metadata import distribution
 from pathlib import Path
 
@@ -39,6 +40,50 @@ def site(tmp_path):
 def test_the_start_up_file_installs_the_finder(site):
     result = python(ACTIVE, PLUGIN, site=site)
     assert (result.stdout, result.stderr) == ("True\n", "")
+
+
+@pytest.mark.parametrize(
+    ("options", "active"),
+    [([], "True"), (["-I"], "True"), (["-E", "-s"], "True"), (["-B", "-W", "error"], "True"), (["-X", "utf8"], "True"),
+     (["-S"], "False"), (["-I", "-S"], "False")],
+)  # fmt: skip
+def test_the_installed_start_up_file_is_silent_however_python_is_started(options, active):
+    command = [sys.executable, *options, "-c", ACTIVE]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"{active}\n", "")
+
+
+def test_a_zipapp_starts_as_always(tmp_path):
+    application = tmp_path / "application"
+    application.mkdir()
+    (application / "__main__.py").write_text(ACTIVE, encoding="utf-8")
+    zipapp.create_archive(application, tmp_path / "application.pyz")
+    done = subprocess.run(
+        [sys.executable, tmp_path / "application.pyz"], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "True\n", "")
+
+
+WORKER = """
+import multiprocessing
+
+def known():
+    from mergekit import merge_methods
+    return merge_methods.get("bone_soup").spec.name
+
+if __name__ == "__main__":
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        print(pool.apply(known))
+"""
+
+
+def test_a_spawned_worker_knows_the_method(tmp_path):
+    """Workers of pools, Ray and mergekit-evolve are interpreters that import mergekit for themselves."""
+    (tmp_path / "worker.py").write_text(WORKER, encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, tmp_path / "worker.py"], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert (done.returncode, done.stdout) == (0, "bone_soup\n"), done.stderr
 
 
 def test_the_environment_variable_turns_it_off(site):
