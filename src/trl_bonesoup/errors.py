@@ -17,6 +17,10 @@ class RewardError(BoneSoupError, RuntimeError):
     """A reward function that raised or returned something that is not one finite score per sample."""
 
 
+class TrainingError(BoneSoupError, RuntimeError):
+    """Training that cannot go on: a gradient or weights that are not finite, or too little memory."""
+
+
 class EndpointError(BoneSoupError, RuntimeError):
     """An endpoint that refused a request, or gave no reply however often it was asked."""
 

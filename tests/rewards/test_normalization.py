@@ -51,6 +51,27 @@ def test_a_constant_objective_is_centred_but_not_blown_up() -> None:
     assert normalizer.std_N.tolist() == [1.0]
 
 
+@pytest.mark.parametrize("constant", [0.1, 1e-9, -3e12, 0.0])
+def test_equal_scores_of_any_size_have_no_scale(constant: float) -> None:
+    """What rounding leaves of the differences between equal numbers is not divided by: 1 is taken instead."""
+    scores_BN = torch.full((7, 1), constant, dtype=torch.float32)
+    normalizer = ScoreNormalizer(1)
+    for _ in range(5):
+        normalizer.update(scores_BN)
+    assert normalizer.std_N.tolist() == [1.0]
+    assert normalizer(scores_BN).abs().max() <= 1e-7 * abs(constant)
+
+
+@pytest.mark.parametrize("unit", [1e-12, 1e6, 1e30])
+def test_the_unit_of_a_score_does_not_matter(unit: float) -> None:
+    """1, 2, 6 have mean 3 and variance 14/3, in whatever unit they are given."""
+    normalizer = ScoreNormalizer(1)
+    scores_BN = torch.tensor([[1.0], [2.0], [6.0]]) * unit
+    normalizer.update(scores_BN)
+    expected = [[-2 / (14 / 3) ** 0.5], [-1 / (14 / 3) ** 0.5], [3 / (14 / 3) ** 0.5]]
+    torch.testing.assert_close(normalizer(scores_BN), torch.tensor(expected))
+
+
 def test_state_survives() -> None:
     first, second = ScoreNormalizer(2), ScoreNormalizer(2)
     first.update(torch.randn(5, 2))

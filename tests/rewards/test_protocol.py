@@ -52,6 +52,12 @@ def test_scores_become_floats(scores: Any, expected: list[float | None]) -> None
         (["1", 2, 3], "returned '1' for completion 0"),
         ([[1.0], 2.0, 3.0], "returned list for completion 0"),
         (torch.tensor([1.0, math.nan, 0.0]), "returned nan for completion 1"),
+        (torch.tensor(1.0), "must return a list with one score per completion; got Tensor"),
+        (torch.zeros(3, device="meta"), "'r' raised NotImplementedError while its scores were read"),
+        ({1.0, 2.0, 3.0}, "got set"),
+        ([1.0, 10**400, 2.0], "returned int for completion 1"),
+        ([1.0, -1e39, 2.0], r"returned -1e\+39 for completion 1, 'second'; .* of at most 3\.4e\+38"),
+        ([1.0, 1j, 2.0], "returned complex for completion 1"),
     ],
 )
 def test_anything_else_is_refused(scores: Any, message: str) -> None:
@@ -61,6 +67,17 @@ def test_anything_else_is_refused(scores: Any, message: str) -> None:
 
 def test_a_generator_is_read_once() -> None:
     assert check_scores((float(i) for i in range(3)), ["a", "b", "c"], "r") == [0.0, 1.0, 2.0]
+
+
+def test_a_generator_that_raises_is_the_reward_that_raises() -> None:
+    def lazily(completions: list, **columns: Any) -> Any:
+        for text in completions:
+            if text == "bad":
+                raise KeyError("grade")
+            yield 1.0
+
+    with pytest.raises(RewardError, match=r"'lazily' raised KeyError: 'grade' \(on completion 1, 'bad'\)"):
+        call_reward(lazily, "lazily", completions=["fine", "bad", "fine"])
 
 
 def test_the_wrapper_carries_the_objectives_name() -> None:

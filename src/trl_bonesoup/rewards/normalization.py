@@ -14,6 +14,9 @@ from torch import Tensor
 from trl_bonesoup.manifest import ScoreStatistics
 from trl_bonesoup.weights import FloatArray
 
+_EQUAL = 1e-8
+"""Standard deviation, relative to the mean, below which scores in float32 are equal."""
+
 
 class ScoreNormalizer:
     """Subtracts a mean and divides by a standard deviation, per objective.
@@ -50,13 +53,17 @@ class ScoreNormalizer:
 
     @property
     def std_N(self) -> Tensor:
-        """Standard deviations in use, (N,). 1 where fewer than two scores, or only equal ones, were seen."""
+        """Standard deviations in use, (N,). 1 where fewer than two scores, or only equal ones, were seen.
+
+        Equal means that they differ by less than float32, in which trainers keep scores, can tell from
+        rounding: what a sum leaves of equal numbers is no scale to divide by.
+        """
         if self.mode == "none":
             return torch.ones_like(self.mean_N)
         if self._fixed_std_N is not None:
             return self._fixed_std_N
         std_N = (self.squares_N / self.count_N.clamp(min=1.0)).sqrt()
-        return torch.where(std_N > 1e-8, std_N, torch.ones_like(std_N))
+        return torch.where(std_N > _EQUAL * self.mean_N.abs(), std_N, torch.ones_like(std_N))
 
     def update(self, scores_BN: Tensor) -> None:
         """Learn from a batch of raw scores; does nothing unless the mode is "running"."""

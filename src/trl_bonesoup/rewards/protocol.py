@@ -8,18 +8,23 @@ are strings, or for conversational prompts lists of messages.
 from __future__ import annotations
 
 import asyncio
-import functools
 import inspect
 import math
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from functools import partial
 from typing import Any, Protocol
 
 from trl_bonesoup.errors import ConfigurationError, RewardError
+from trl_bonesoup.rewards.deadline import OutOfTime, call_within, named_when_slow
 from trl_bonesoup.rewards.dense import DenseScore
 
 _SEARCH_SECONDS = 10.0
 """How long to look for the one completion on which a reward function raises."""
+
+_LARGEST = 3.4028234663852886e38
+"""Of a number in float32, in which trainers keep scores; a larger one would become infinite there."""
 
 
 class RewardFunction(Protocol):
@@ -79,11 +84,17 @@ def check_scores(scores: Any, completions: Sequence[Any], name: str) -> list[flo
     Raises:
         RewardError: naming the objective, the sample and what was returned instead.
     """
-    if isinstance(scores, (str, bytes, dict)) or not hasattr(scores, "__iter__"):
+    unordered = isinstance(scores, (str, bytes, dict, set, frozenset))
+    if unordered or not hasattr(scores, "__iter__") or getattr(scores, "shape", None) == ():
         raise RewardError(
             f"Reward '{name}' must return a list with one score per completion; got {type(scores).__name__}."
         )
-    values = scores.tolist() if hasattr(scores, "tolist") else list(scores)
+    try:
+        values = scores.tolist() if hasattr(scores, "tolist") else list(scores)
+    except Exception as error:  # of a generator's own code, or of a tensor without data
+        raise RewardError(
+            f"Reward '{name}' raised {type(error).__name__} while its scores were read: {error}"
+        ) from error
     if len(values) != len(completions):
         raise RewardError(f"Reward '{name}' returned {len(values)} scores for {len(completions)} completions.")
     return [_check_score(value, index, completions, name) for index, value in enumerate(values)]
@@ -94,29 +105,34 @@ def _check_score(value: Any, index: int, completions: Sequence[Any], name: str) 
         return None
     try:
         number = math.nan if isinstance(value, (str, bytes)) else float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         number = math.nan
-    if not math.isfinite(number):
+    if not abs(number) <= _LARGEST:
         returned = repr(value)[:60] if isinstance(value, (float, str, bytes)) else type(value).__name__
         raise RewardError(
-            f"Reward '{name}' returned {returned} for {_sample(index, completions)}; a score must be a finite number, "
-            "or None where the objective does not apply."
+            f"Reward '{name}' returned {returned} for {_sample(index, completions)}; a score must be a finite number "
+            f"of at most {_LARGEST:.1e}, or None where the objective does not apply."
         )
     return value if isinstance(value, DenseScore) else number
 
 
 def checked_reward(
-    reward_func: Callable[..., Any], name: str, receive: Callable[[list[float | None]], None] | None = None
+    reward_func: Callable[..., Any],
+    name: str,
+    receive: Callable[[list[float | None]], None] | None = None,
+    timeout: float | None = None,
 ) -> Callable[..., Any]:
     """Wrap a callable so that whatever goes wrong in it stops the run with its name, and nothing becomes a number.
 
     The wrapper is called `name`, so that TRL logs the objective under it, and is a coroutine
-    function if `reward_func` is one.
+    function if `reward_func` is one. A call that takes long is named in the log.
 
     Args:
         reward_func: in TRL's protocol.
         name: of the objective.
         receive: is given the checked scores of every call.
+        timeout: seconds that one call may take; `None` for no limit. With a limit, functions run in a
+            thread of their own, which is left behind when they do not return.
     """
 
     def checked(scores: Any, completions: list) -> list[float | None]:
@@ -125,12 +141,27 @@ def checked_reward(
             receive(result)
         return result
 
+    def slow(completions: list) -> AbstractContextManager[None]:
+        advice = "If it hangs, set reward_timeout to the seconds that a call may take."
+        return named_when_slow(f"Reward '{name}', called with {len(completions)} completions,", advice)
+
+    def out_of_time(completions: list) -> RewardError:
+        return RewardError(
+            f"Reward '{name}' gave no scores for {len(completions)} completions within reward_timeout={timeout:g} s. "
+            "See whether what it waits for still answers, or raise reward_timeout."
+        )
+
     if _is_async(reward_func):
 
         async def score_async(*, completions: list, **columns: Any) -> list[float | None]:
+            limit = asyncio.timeout(timeout)
             try:
-                scores = await reward_func(completions=completions, **columns)
+                with slow(completions):
+                    async with limit:
+                        scores = await reward_func(completions=completions, **columns)
             except Exception as error:
+                if limit.expired():
+                    raise out_of_time(completions) from error
                 raise RewardError(f"Reward '{name}' raised {type(error).__name__}: {error}") from error
             return checked(scores, completions)
 
@@ -139,9 +170,12 @@ def checked_reward(
 
     def score(*, completions: list, **columns: Any) -> list[float | None]:
         try:
-            scores = reward_func(completions=completions, **columns)
+            with slow(completions):
+                scores = call_within(timeout, partial(_scores, reward_func, completions, columns))
+        except OutOfTime:
+            raise out_of_time(completions) from None
         except Exception as error:
-            where = _culprit(reward_func, error, completions, columns)
+            where = _culprit(reward_func, error, completions, columns, timeout)
             raise RewardError(f"Reward '{name}' raised {type(error).__name__}: {error} {where}") from error
         return checked(scores, completions)
 
@@ -162,13 +196,25 @@ def _is_async(reward_func: Any) -> bool:
     return inspect.iscoroutinefunction(func) or inspect.iscoroutinefunction(type(func).__call__)
 
 
+def _scores(reward_func: Callable[..., Any], completions: list, columns: dict[str, Any]) -> Any:
+    """Call the function and run a generator to its end, so that both count as the call."""
+    scores = reward_func(completions=completions, **columns)
+    return list(scores) if inspect.isgenerator(scores) else scores
+
+
 def _unwrapped(func: Any) -> Any:
-    while isinstance(func, functools.partial):
+    while isinstance(func, partial):
         func = func.func
     return func
 
 
-def _culprit(reward_func: Callable[..., Any], error: Exception, completions: list, columns: dict[str, Any]) -> str:
+def _culprit(
+    reward_func: Callable[..., Any],
+    error: Exception,
+    completions: list,
+    columns: dict[str, Any],
+    timeout: float | None,
+) -> str:
     """Say on which completion a reward function raised, found by scoring them one at a time."""
     deadline = time.monotonic() + _SEARCH_SECONDS
     for index in range(len(completions)):
@@ -176,7 +222,9 @@ def _culprit(reward_func: Callable[..., Any], error: Exception, completions: lis
             break
         one = {key: _only(value, index, len(completions)) for key, value in columns.items()}
         try:
-            reward_func(completions=completions[index : index + 1], **one)
+            call_within(timeout, partial(_scores, reward_func, completions[index : index + 1], one))
+        except OutOfTime:
+            break
         except Exception as again:
             if type(again) is type(error):
                 return f"(on {_sample(index, completions)})"

@@ -144,6 +144,13 @@ class MultiRewardPPOConfig(GRPOConfig):
         default=None,
         metadata={"help": "Subtracted from the weighted score of a completion that was cut off."},
     )
+    reward_timeout: float | None = field(
+        default=None,
+        metadata={
+            "help": "Seconds that one call of a reward function may take before the run stops with its name; None sets "
+            "no limit, and a call of more than 5 minutes is named in the log."
+        },
+    )
     max_prompt_length: int | None = field(
         default=None,
         metadata={
@@ -230,6 +237,10 @@ class MultiRewardPPOConfig(GRPOConfig):
         need(
             self.score_clip is None or self.score_clip > 0,
             f"score_clip must be above 0 or None; got {self.score_clip}.",
+        )
+        need(
+            self.reward_timeout is None or self.reward_timeout > 0,
+            f"reward_timeout must be above 0 seconds or None; got {self.reward_timeout}.",
         )
         need(
             self.max_prompt_length is None or self.max_prompt_length >= 1,

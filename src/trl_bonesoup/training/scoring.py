@@ -34,6 +34,7 @@ class Scoring:
     def __init__(self, names: Sequence[str], column: FloatArray, args: MultiRewardPPOConfig):
         self.names = tuple(names)
         self.column_N = torch.tensor(column, dtype=torch.float32)
+        self.timeout = args.reward_timeout
         self.normalizer = ScoreNormalizer(
             len(names), args.score_normalization, args.score_mean, args.score_std, args.score_clip
         )
@@ -43,7 +44,7 @@ class Scoring:
     def checked(self, reward_funcs: Sequence[Any]) -> list[Any]:
         """Return the reward functions, callables with their scores checked; models are left to the trainer."""
         return [
-            checked_reward(func, name, partial(self._remember, i))
+            checked_reward(func, name, partial(self._remember, i), self.timeout)
             if callable(func) and not isinstance(func, nn.Module)
             else func
             for i, (func, name) in enumerate(zip(reward_funcs, self.names, strict=True))
