@@ -26,13 +26,13 @@ from trl_bonesoup.soup.source import ModelRef
 Factors = dict[str, tuple[np.ndarray, np.ndarray]]
 
 
-def stack(root: Path, adapters: list[tuple[Factors, dict[str, Any]]]) -> Any:
+def stack(root: Path, adapters: list[tuple[Factors, dict[str, Any]]], **allow: bool) -> Any:
     folders = [
         write_adapter(root / str(j), factors, r=rank_of(factors), **{"lora_alpha": rank_of(factors), **options})
         for j, (factors, options) in enumerate(adapters)
     ]
     (root / "out").mkdir()
-    return stack_adapters([read_adapter(folder) for folder in folders], ModelRef("base"))
+    return stack_adapters([read_adapter(folder) for folder in folders], ModelRef("base"), **allow)
 
 
 def rank_of(factors: Factors) -> int:
@@ -104,7 +104,7 @@ def test_a_soup_that_changes_nothing_loses_nothing(tmp_path) -> None:
 
 
 def test_a_factor_that_is_not_finite_is_refused_by_name(tmp_path) -> None:
-    stacked = stack(tmp_path, [({"x.q": ones(2, float("nan"))}, {}), ({"x.q": ones(2)}, {})])
+    stacked = stack(tmp_path, [({"x.q": ones(2, float("nan"))}, {}), ({"x.q": ones(2)}, {})], allow_nan=True)
     with pytest.raises(SoupError, match=r"x\.q contains NaN"):
         CompressedAdapters(stacked, 1).write(np.array([1.0, 1.0]), tmp_path / "out")
 

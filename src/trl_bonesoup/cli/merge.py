@@ -29,6 +29,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--dtype", metavar="DTYPE", help="of a full checkpoint: float32, bfloat16 or float16")
     parser.add_argument("--max-shard-size", metavar="SIZE", help="of the files of a full checkpoint of adapters: 5GB")
     parser.add_argument("--front", metavar="FILE", help="front.json whose measured rewards go into the card")
+    options.add_allow_nan(parser)
     parser.add_argument("--overwrite", action="store_true", help="replace a model that is already there")
     parser.add_argument("--print-yaml", action="store_true", help="print the mergekit-yaml recipe and write nothing")
 
@@ -50,6 +51,9 @@ def run(arguments: argparse.Namespace) -> None:
     from trl_bonesoup.cli.card import describe
     from trl_bonesoup.soup.export import merge
 
+    def write_card(export: Any) -> None:
+        describe(source, export.path, preference, extrapolation, full=export.full, front_path=arguments.front)
+
     options.show_warnings_plainly()
     export = merge(
         arguments.soup,
@@ -62,8 +66,9 @@ def run(arguments: argparse.Namespace) -> None:
         base_model=arguments.base_model,
         dtype=arguments.dtype,
         max_shard_size=arguments.max_shard_size,
+        allow_nan=arguments.allow_nan,
+        finish=write_card,
     )
-    describe(source, export.path, preference, extrapolation, full=export.full, front_path=arguments.front)
     shares = ", ".join(
         f"{name} {share:g} (λ {round(coefficient, 9) + 0.0:+.4g})"
         for name, share, coefficient in zip(

@@ -93,6 +93,13 @@ def add_extrapolation(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_allow_nan(parser: argparse.ArgumentParser) -> None:
+    """Add the option to write soups of models that are not finite."""
+    parser.add_argument(
+        "--allow-nan", action="store_true", help="write NaN and infinity that the models have, instead of refusing them"
+    )
+
+
 def add_grid(parser: argparse.ArgumentParser) -> None:
     """Add the preferences of a sweep or an evaluation."""
     parser.add_argument(

@@ -21,6 +21,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("out", metavar="OUT", help="folder for the soups, one folder each; finished ones are kept")
     options.add_grid(parser)
     parser.add_argument("--full", action="store_true", help="full checkpoints instead of adapters")
+    options.add_allow_nan(parser)
     parser.add_argument("--overwrite", action="store_true", help="replace folders that hold another model")
 
 
@@ -39,5 +40,6 @@ def run(arguments: argparse.Namespace) -> None:
         extrapolation=options.parse_extrapolation(arguments.extrapolation),
         overwrite=arguments.overwrite,
         base_model=arguments.base_model,
+        allow_nan=arguments.allow_nan,
     )
     print(f"{len(folders)} soups in {arguments.out}, from {folders[0].name} to {folders[-1].name}.")

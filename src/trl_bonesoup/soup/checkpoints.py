@@ -7,12 +7,12 @@ import os
 import weakref
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from safetensors import SafetensorError, safe_open
 
 from trl_bonesoup.errors import SoupError
-from trl_bonesoup.soup.tensorfile import ITEM_BYTES, TensorInfo
+from trl_bonesoup.soup.tensorfile import FLOATS, ITEM_BYTES, TensorInfo, bytes_of
 
 if TYPE_CHECKING:
     import torch
@@ -26,23 +26,33 @@ __all__ = ["Checkpoint", "check_mergeable"]
 class Checkpoint:
     """A folder with one model.safetensors or several shards and their index; tensors are read on demand.
 
+    Files are read and not mapped: one that is cut short meanwhile is an error, where a mapped one kills
+    the process with SIGBUS.
+
     Raises:
-        SoupError: if there are no safetensors, an index names a file outside the folder, or a file is
-            cut short.
+        SoupError: if there are no safetensors or two checkpoints at once, an index names a file outside
+            the folder or other tensors than its shards hold, or a file is cut short.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._open: dict[str, Any] = {}
         self._descriptors: dict[str, int] = {}
-        self.files = self._shard_names()
         self.tensors: dict[str, TensorInfo] = {}
+        weight_map = self._weight_map()
+        self.files = [SINGLE_FILE] if weight_map is None else sorted(set(weight_map.values()))
         for file in self.files:
             self._read_header(file)
+        if weight_map is not None:
+            self._check_index(weight_map)
 
     def read(self, name: str) -> torch.Tensor:
-        """Return a tensor, mapped from its file and not to be written to."""
-        return self._open[self.tensors[name].file].get_tensor(name)
+        """Return a tensor; one that is no float as its bytes."""
+        import torch
+
+        info = self.tensors[name]
+        stored = torch.empty(info.nbytes, dtype=torch.uint8)
+        self.read_into(name, 0, bytes_of(stored))
+        return stored.view(getattr(torch, FLOATS[info.dtype])).view(info.shape) if info.is_float else stored
 
     def read_into(self, name: str, skip: int, target: memoryview) -> None:
         """Fill `target` with a tensor's bytes, from its byte `skip` on, without mapping the file.
@@ -60,31 +70,51 @@ class Checkpoint:
                 raise SoupError(f"{self.folder / info.file} was cut short while it was read.")
             position, target = position + count, target[count:]
 
-    def _shard_names(self) -> list[str]:
-        index = self.folder / INDEX_FILE
+    def _weight_map(self) -> dict[str, str] | None:
+        """Return which file each tensor is in according to the index; None if there is only one file."""
+        index, single = self.folder / INDEX_FILE, (self.folder / SINGLE_FILE).is_file()
         if not index.is_file():
-            if (self.folder / SINGLE_FILE).is_file():
-                return [SINGLE_FILE]
+            if single:
+                return None
             raise SoupError(
                 f"{self.folder} holds no {SINGLE_FILE} and no {INDEX_FILE}; only safetensors checkpoints are read. "
                 "Save it again with save_pretrained."
             )
         try:
-            weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-            files = sorted(set(weight_map.values()))
+            weight_map = dict(json.loads(index.read_text(encoding="utf-8"))["weight_map"])
+            files = sorted({str(file) for file in weight_map.values()})
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise SoupError(f"{index} is not a valid index of safetensors files: {error!r}.") from error
         for file in files:
             if PurePosixPath(file).name != file or "\\" in file or not file.endswith(".safetensors"):
                 raise SoupError(f"{index} names the file {file!r}, which is not a safetensors file in its own folder.")
-        return files
+        if not files:
+            raise SoupError(f"{index} is not a valid index of safetensors files: it names none.")
+        if single and SINGLE_FILE not in files:
+            raise SoupError(
+                f"{self.folder} holds two checkpoints, {SINGLE_FILE} and the shards of {INDEX_FILE}, of which "
+                "transformers reads the first and mergekit the second. Remove the one that is out of date."
+            )
+        return weight_map
+
+    def _check_index(self, weight_map: dict[str, str]) -> None:
+        found = {name: info.file for name, info in self.tensors.items()}
+        odd = sorted(name for name in found.keys() | weight_map.keys() if found.get(name) != weight_map.get(name))
+        if odd:
+            name = odd[0]
+            raise SoupError(
+                f"The shards in {self.folder} are not those of its {INDEX_FILE} (renamed, or of another checkpoint?): "
+                f"{name} should be in {weight_map.get(name, 'none of them')} and is in {found.get(name, 'none')} "
+                f"({len(odd)} such tensors)."
+            )
 
     def _read_header(self, file: str) -> None:
         try:
             handle = safe_open(self.folder / file, framework="pt")
+        except FileNotFoundError as error:
+            raise SoupError(f"{self.folder} lacks {file}, which its {INDEX_FILE} names.") from error
         except (SafetensorError, OSError) as error:
             raise SoupError(f"{self.folder / file} is not a complete safetensors file: {error}") from error
-        self._open[file] = handle
         self._descriptors[file] = descriptor = os.open(self.folder / file, os.O_RDONLY)
         weakref.finalize(self, os.close, descriptor)
         length = int.from_bytes(os.pread(descriptor, 8, 0), "little")
@@ -93,6 +123,10 @@ class Checkpoint:
             entry = header[name]
             if entry["dtype"] not in ITEM_BYTES:
                 raise SoupError(f"Tensor {name} of {self.folder} has dtype {entry['dtype']}, which cannot be merged.")
+            if name in self.tensors:
+                raise SoupError(
+                    f"Tensor {name} is in two files of {self.folder}: {self.tensors[name].file} and {file}."
+                )
             start = 8 + length + entry["data_offsets"][0]
             self.tensors[name] = TensorInfo(file, entry["dtype"], tuple(entry["shape"]), start)
 

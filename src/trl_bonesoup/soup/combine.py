@@ -104,19 +104,20 @@ class StackedAdapters:
         }
 
 
-def stack_adapters(adapters: Sequence[Adapter], base: ModelRef) -> StackedAdapters:
+def stack_adapters(adapters: Sequence[Adapter], base: ModelRef, *, allow_nan: bool = False) -> StackedAdapters:
     """Read N adapters and put them side by side; `base` is what the result names as its base model.
 
     Raises:
-        SoupError: if two adapters give a layer different shapes.
+        SoupError: if two adapters give a layer different shapes, or one contains NaN or infinity, unless
+            `allow_nan`.
     """
     names = list(dict.fromkeys(name for adapter in adapters for name in adapter.modules))
-    modules = [_stack_module(name, adapters) for name in names]
+    modules = [_stack_module(name, adapters, allow_nan) for name in names]
     ranks = {name: len(module.owners) for name, module in zip(names, modules, strict=True)}
     return StackedAdapters(_combined_config(adapters, ranks, base), modules)
 
 
-def _stack_module(name: str, adapters: Sequence[Adapter]) -> StackedModule:
+def _stack_module(name: str, adapters: Sequence[Adapter], allow_nan: bool) -> StackedModule:
     import torch
 
     parts = [(j, adapter, adapter.modules[name]) for j, adapter in enumerate(adapters) if name in adapter.modules]
@@ -129,6 +130,13 @@ def _stack_module(name: str, adapters: Sequence[Adapter]) -> StackedModule:
                 f"{module.shape_B[0]}."
             )
     factors = [adapter.tensors([module.key_A, module.key_B]) for _, adapter, module in parts]
+    for pair, (_, adapter, _) in zip(factors, parts, strict=True):
+        for key, factor in pair.items():
+            if not allow_nan and not torch.isfinite(factor).all():
+                raise SoupError(
+                    f"Tensor {key} of the adapter {adapter.folder} contains NaN or infinity (allow_nan=True, or "
+                    "--allow-nan, writes the soup all the same)."
+                )
     return StackedModule(
         name,
         first.key_A,

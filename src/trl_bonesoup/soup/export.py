@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,7 @@ from trl_bonesoup.manifest import Preference
 from trl_bonesoup.soup.adapters import check_same_base, read_adapter
 from trl_bonesoup.soup.combine import StackedAdapters, stack_adapters
 from trl_bonesoup.soup.compress import CompressedAdapters, check_rank
-from trl_bonesoup.soup.folders import check_target, complete_folder, require_space
+from trl_bonesoup.soup.folders import check_target, complete_folder, room_for
 from trl_bonesoup.soup.lora import BoneSoup
 from trl_bonesoup.soup.recipe import mergekit_yaml
 from trl_bonesoup.soup.record import SavedSoup
@@ -65,6 +66,13 @@ class Export:
     compression_error: float | None = None
 
 
+Finish = Callable[[Export], object]
+
+
+def _nothing_more(export: Export) -> None:
+    """Add nothing to an export."""
+
+
 def merge(
     path: str | Path,
     out: str | Path,
@@ -78,6 +86,8 @@ def merge(
     revision: str | None = None,
     dtype: torch.dtype | str | None = None,
     max_shard_size: int | str | None = None,
+    allow_nan: bool = False,
+    finish: Finish = _nothing_more,
 ) -> Export:
     """Write the soup of one preference, loading no more than that takes.
 
@@ -98,6 +108,9 @@ def merge(
         dtype: of a full checkpoint; by default that of the base model or backbones.
         max_shard_size: of the files of a full checkpoint made from adapters, in bytes or like "5GB"; by
             default that of transformers. A soup of full checkpoints has the files of its first backbone.
+        allow_nan: write NaN and infinity that the models have already, where they come out.
+        finish: called with the export before its folder takes its place, to add a card to it; `path`
+            is then the folder beside it.
 
     Raises:
         SoupError: if the backbones cannot be merged exactly or `out` must not be written.
@@ -113,14 +126,13 @@ def merge(
     dtype = as_dtype(dtype)
     coefficients = source.manifest.coefficients(preference, extrapolation)
     check_target(out, overwrite=overwrite, inputs=source.inputs())
+    options = _Options(overwrite, allow_nan, finish)
     if source.kind == "adapter" and full:
-        soup = BoneSoup.from_source(source)
-        return save_soup(
-            soup, coefficients, out, full=True, overwrite=overwrite, dtype=dtype, max_shard_size=max_shard_size
-        )
+        soup = BoneSoup.from_source(source, allow_nan=allow_nan)
+        return _save_merged(soup, coefficients, out, dtype, max_shard_size, options)
     if source.kind == "adapter":
-        return _save_adapter(source, coefficients, out, rank, overwrite)
-    return _save_streamed(source, coefficients, out, overwrite, dtype)
+        return _save_adapter(source, coefficients, out, rank, options)
+    return _save_streamed(source, coefficients, out, dtype, options)
 
 
 def save_soup(
@@ -133,22 +145,20 @@ def save_soup(
     overwrite: bool = False,
     dtype: torch.dtype | str | None = None,
     max_shard_size: int | str | None = None,
+    allow_nan: bool = False,
 ) -> Export:
     """Write a loaded soup at the given λ, whatever is set in it now; see `merge` for the arguments."""
     check_rank(rank, full=full or soup.source.kind == "full")
     _check_shards(max_shard_size, cut=full and soup.source.kind == "adapter")
+    options = _Options(overwrite, allow_nan)
     if soup.source.kind == "full":
-        return _save_streamed(soup.source, coefficients_N, out, overwrite, as_dtype(dtype))
+        return _save_streamed(soup.source, coefficients_N, out, as_dtype(dtype), options)
     if not full:
-        return _save_adapter(soup.source, coefficients_N, out, rank, overwrite)
-    with complete_folder(out, overwrite=overwrite, inputs=soup.source.inputs()) as folder:
-        loss = write_merged(soup, coefficients_N, folder, as_dtype(dtype), max_shard_size)
-        SavedSoup(coefficients_N, True, loss).write(folder)
-    warn_about_rounding(loss, out)
-    return Export(Path(out), coefficients_N, True, loss)
+        return _save_adapter(soup.source, coefficients_N, out, rank, options)
+    return _save_merged(soup, coefficients_N, out, as_dtype(dtype), max_shard_size, options)
 
 
-def stacked(source: SoupSource) -> StackedAdapters:
+def stacked(source: SoupSource, *, allow_nan: bool = False) -> StackedAdapters:
     """Read the adapters of a soup, ready to be written at any λ without the base model."""
     adapters = [read_adapter(folder) for folder in source.backbones()]
     if source.base_override is None:
@@ -159,7 +169,7 @@ def stacked(source: SoupSource) -> StackedAdapters:
         if not adapters[0].base_model:
             raise
         base = ModelRef(adapters[0].base_model)
-    return stack_adapters(adapters, base)
+    return stack_adapters(adapters, base, allow_nan=allow_nan)
 
 
 def open_ingredients(source: SoupSource, coefficients_KN: FloatArray) -> Ingredients:
@@ -177,16 +187,17 @@ def write_merged(
     folder: Path,
     dtype: torch.dtype | None = None,
     max_shard_size: int | str | None = None,
+    allow_nan: bool = False,
 ) -> float:
     """Write base + Σ_j λ_j ΔW_j with config and tokenizer into a folder; return what rounding loses."""
     from trl_bonesoup.soup.merged import merged_state
 
-    state, loss = merged_state(soup.scales, coefficients_N, dtype)
-    require_space(folder, sum(tensor.nbytes for tensor in state.values()))
-    save_state(soup.model.get_base_model(), state, folder, max_shard_size)
-    if soup.tokenizer is not None:
-        soup.tokenizer.save_pretrained(folder)
-    record_dtype(folder, dtype)
+    state, loss = merged_state(soup.scales, coefficients_N, dtype, allow_nan=allow_nan)
+    with room_for(folder.parent, sum(tensor.nbytes for tensor in state.values())):
+        save_state(soup.model.get_base_model(), state, folder, max_shard_size)
+        if soup.tokenizer is not None:
+            soup.tokenizer.save_pretrained(folder)
+        record_dtype(folder, dtype)
     return loss
 
 
@@ -239,29 +250,61 @@ def _check_shards(max_shard_size: int | str | None, *, cut: bool) -> None:
 
 
 def _save_adapter(
-    source: SoupSource, coefficients_N: FloatArray, out: str | Path, rank: int | None, overwrite: bool
+    source: SoupSource, coefficients_N: FloatArray, out: str | Path, rank: int | None, options: _Options
 ) -> Export:
-    exact = stacked(source)
+    exact = stacked(source, allow_nan=options.allow_nan)
     adapters = exact if rank is None else CompressedAdapters(exact, rank)
-    with complete_folder(out, overwrite=overwrite, inputs=source.inputs()) as folder:
-        require_space(folder, adapters.nbytes)
+    with room_for(out, adapters.nbytes), options.folder(out, source) as folder:
         error = adapters.write(coefficients_N, folder)
         copy_companions(source.backbones()[0], folder, with_config=False)
-        SavedSoup(coefficients_N, False, 0.0, rank, error).write(folder)
-    return Export(Path(out), coefficients_N, False, 0.0, rank, error)
+        return options.signed(Export(folder, coefficients_N, False, 0.0, rank, error), out)
+
+
+def _save_merged(
+    soup: BoneSoup,
+    coefficients_N: FloatArray,
+    out: str | Path,
+    dtype: torch.dtype | None,
+    max_shard_size: int | str | None,
+    options: _Options,
+) -> Export:
+    with options.folder(out, soup.source) as folder:
+        loss = write_merged(soup, coefficients_N, folder, dtype, max_shard_size, options.allow_nan)
+        export = options.signed(Export(folder, coefficients_N, True, loss), out)
+    warn_about_rounding(loss, out)
+    return export
 
 
 def _save_streamed(
-    source: SoupSource, coefficients_N: FloatArray, out: str | Path, overwrite: bool, dtype: torch.dtype | None
+    source: SoupSource, coefficients_N: FloatArray, out: str | Path, dtype: torch.dtype | None, options: _Options
 ) -> Export:
     from trl_bonesoup.soup.streaming import write_soups
 
     ingredients = open_ingredients(source, coefficients_N)
-    with complete_folder(out, overwrite=overwrite, inputs=source.inputs()) as folder:
-        require_space(folder, ingredients.soup_bytes(dtype))
+    with room_for(out, ingredients.soup_bytes(dtype)), options.folder(out, source) as folder:
         copy_companions(source.backbones()[0], folder, with_config=True)
-        (loss,) = write_soups(ingredients, coefficients_N[None], [folder], dtype=dtype)
+        (loss,) = write_soups(ingredients, coefficients_N[None], [folder], dtype=dtype, allow_nan=options.allow_nan)
         record_dtype(folder, dtype)
-        SavedSoup(coefficients_N, True, loss).write(folder)
+        export = options.signed(Export(folder, coefficients_N, True, loss), out)
     warn_about_rounding(loss, out)
-    return Export(Path(out), coefficients_N, True, loss)
+    return export
+
+
+@dataclass(frozen=True)
+class _Options:
+    """What is done alike whichever way a soup is written."""
+
+    overwrite: bool
+    allow_nan: bool
+    finish: Finish = _nothing_more
+
+    def folder(self, out: str | Path, source: SoupSource) -> AbstractContextManager[Path]:
+        return complete_folder(out, overwrite=self.overwrite, inputs=source.inputs())
+
+    def signed(self, export: Export, out: str | Path) -> Export:
+        """Write the record of an export, and what the caller adds; return it with the place that it will have."""
+        SavedSoup(export.coefficients, export.full, export.rounding_loss, export.rank, export.compression_error).write(
+            export.path
+        )
+        self.finish(export)
+        return replace(export, path=Path(out))

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import glob
 import os
+import re
 import shutil
 import socket
 import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from fnmatch import fnmatch
 from pathlib import Path
 
 from trl_bonesoup.errors import SoupError
@@ -16,7 +19,22 @@ from trl_bonesoup.errors import SoupError
 MODEL_FILES = ("config.json", "adapter_config.json")
 """One of these marks a folder as a saved model, which is all that `overwrite` may replace."""
 
-__all__ = ["check_target", "complete_folder", "put_in_place", "require_space"]
+_OF_A_MODEL = (
+    *("*config.json", "*.safetensors", "*.safetensors.index.json", "pytorch_model*", "training_args.bin"),
+    *("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt"),
+    *("chat_template*", "additional_chat_templates", "README.md", "*.png", "front*.json"),
+    *("soup.json", "soup_export.json", "sweep_point.json", "mergekit_config.yml", ".gitattributes", ".cache"),
+)
+"""What lies in the folder of a saved model. A folder with anything else in it is more than a model."""
+
+_REPLACED = "-replaced"
+"""Ends the name of an older model while a new one takes its place."""
+
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_NO_ROOM_TEXT = re.compile(rf"os error ({'|'.join(map(str, _NO_ROOM))})\b")
+"""How the writers of safetensors and tokenizers, which are written in Rust, say the same."""
+
+__all__ = ["check_target", "complete_folder", "make_folder", "put_in_place", "room_for", "tidy_up"]
 
 
 @contextmanager
@@ -24,7 +42,8 @@ def complete_folder(target: str | Path, *, overwrite: bool = False, inputs: Iter
     """Yield an empty folder beside `target` that takes its place when the block ends without an exception.
 
     Whatever goes wrong, `target` is then either what it was before or complete; an older model in
-    it is moved aside first, so that files of two models are never mixed.
+    it is moved aside first, so that files of two models are never mixed. If the process is killed
+    between the two moves, the next one that writes to `target` puts the older model back first.
 
     Args:
         target: the folder to write. Its parents are made.
@@ -34,17 +53,29 @@ def complete_folder(target: str | Path, *, overwrite: bool = False, inputs: Iter
     Raises:
         SoupError: see `check_target`.
     """
+    tidy_up(Path(target).resolve())
     final = check_target(target, overwrite=overwrite, inputs=inputs)
-    final.parent.mkdir(parents=True, exist_ok=True)
-    _remove_abandoned(final)
-    partial = final.with_name(f"{_partial_prefix(final)}{os.getpid()}-{uuid.uuid4().hex[:8]}")
-    partial.mkdir()
+    partial = _beside(final)
+    make_folder(partial)
     try:
         yield partial
+        check_target(final, overwrite=overwrite)  # another process may have written it meanwhile
         put_in_place(partial, final)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder and its parents, if they are not there.
+
+    Raises:
+        SoupError: if it cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SoupError(f"Nothing can be written to {folder.parent}: {error.strerror}. Choose another one.") from error
 
 
 def check_target(target: str | Path, *, overwrite: bool = False, inputs: Iterable[Path] = ()) -> Path:
@@ -73,24 +104,47 @@ def check_target(target: str | Path, *, overwrite: bool = False, inputs: Iterabl
             f"The folder {final} holds something that is not a saved model (it has none of {list(MODEL_FILES)}); "
             "it is never overwritten. Choose another folder."
         )
+    others = [path.name for path in final.iterdir() if not any(fnmatch(path.name, name) for name in _OF_A_MODEL)]
+    if others:
+        raise SoupError(
+            f"The folder {final} holds {sorted(others)[:3]} besides a model, and replacing it would delete "
+            f"{'them' if len(others) > 1 else 'it'}. Choose another folder, or move what is no part of the model."
+        )
     return final
 
 
-def require_space(folder: Path, needed: int) -> None:
-    """Check that the disk of `folder`, which need not exist yet, can take `needed` more bytes.
+@contextmanager
+def room_for(folder: str | Path, needed: int) -> Iterator[None]:
+    """Check that the disk of `folder`, which need not exist yet, can take the bytes that the block writes.
 
     Raises:
-        SoupError: with the bytes needed and free.
+        SoupError: with the bytes needed and free; also if the disk or a quota turns out to be full
+            while the block writes.
     """
-    existing = folder.resolve()
+    free = _free_bytes(folder)
+    if needed > free:
+        raise SoupError(_no_room(folder, needed, free))
+    try:
+        yield
+    except Exception as error:
+        number = error.errno if isinstance(error, OSError) else None
+        if number in _NO_ROOM or _NO_ROOM_TEXT.search(str(error)):
+            raise SoupError(f"{_no_room(folder, needed, _free_bytes(folder))} ({error})") from error
+        raise
+
+
+def _no_room(folder: str | Path, needed: int, free: int) -> str:
+    return (
+        f"Writing to {folder} needs {needed / 1e9:.3f} GB and its disk has {free / 1e9:.3f} GB left (a quota may allow "
+        "less). Free some space, choose fewer preferences, or write adapters instead of full checkpoints."
+    )
+
+
+def _free_bytes(folder: str | Path) -> int:
+    existing = Path(folder).resolve()
     while not existing.exists():
         existing = existing.parent
-    free = shutil.disk_usage(existing).free
-    if needed > free:
-        raise SoupError(
-            f"Writing to {folder} needs {needed / 1e9:.3f} GB and its disk has {free / 1e9:.3f} GB left. "
-            "Free some space, choose fewer preferences, or write adapters instead of full checkpoints."
-        )
+    return shutil.disk_usage(existing).free
 
 
 def put_in_place(partial: Path, final: Path) -> None:
@@ -98,14 +152,20 @@ def put_in_place(partial: Path, final: Path) -> None:
     if not final.exists():
         partial.rename(final)
         return
-    aside = partial.with_name(f"{partial.name}-replaced")
+    aside = _beside(final, _REPLACED)
     final.rename(aside)
     try:
         partial.rename(final)
     except BaseException:
         aside.rename(final)
         raise
-    shutil.rmtree(aside, ignore_errors=True)
+    rubbish = _beside(final)  # the other name of the two, so that a half of it is never put back
+    aside.rename(rubbish)
+    shutil.rmtree(rubbish, ignore_errors=True)
+
+
+def _beside(final: Path, ending: str = "") -> Path:
+    return final.with_name(f"{_partial_prefix(final)}{os.getpid()}-{uuid.uuid4().hex[:8]}{ending}")
 
 
 def _partial_prefix(final: Path) -> str:
@@ -113,13 +173,20 @@ def _partial_prefix(final: Path) -> str:
     return f".{final.name}.partial-{host[:16]}-"
 
 
-def _remove_abandoned(final: Path) -> None:
-    """Delete partial folders of `final` whose process on this machine was killed before it could."""
+def tidy_up(final: Path) -> None:
+    """Mend what processes on this machine left that were killed while they wrote to `final`.
+
+    Partial folders are deleted. An older model that was moved aside is put back, if nothing took its place.
+    """
     if os.name != "posix":
         return
     for folder in final.parent.glob(f"{glob.escape(_partial_prefix(final))}*"):
         process = folder.name.removeprefix(_partial_prefix(final)).split("-")[0]
-        if process.isdecimal() and not folder.name.endswith("-replaced") and not _is_running(int(process)):
+        if not process.isdecimal() or _is_running(int(process)):
+            continue
+        if folder.name.endswith(_REPLACED) and not final.exists():
+            folder.rename(final)
+        else:
             shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -10,10 +10,10 @@ import torch
 
 from trl_bonesoup.errors import SoupError
 from trl_bonesoup.soup.checkpoints import Checkpoint, check_mergeable
-from trl_bonesoup.soup.tensorfile import TensorInfo
+from trl_bonesoup.soup.tensorfile import FLOATS, TensorInfo
 from trl_bonesoup.weights import FloatArray, base_share
 
-TORCH_DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+TORCH_DTYPES: dict[str, torch.dtype] = {name: getattr(torch, dtype) for name, dtype in FLOATS.items()}
 """Dtypes that are merged, by the names that safetensors gives them."""
 
 _NAMES = {dtype: name for name, dtype in TORCH_DTYPES.items()}
@@ -78,7 +78,10 @@ class Ingredients:
         """Say which model's tensor is not finite, or that the soup's own is not."""
         for model in self.models:
             if not torch.isfinite(model.read(name)).all():
-                return f"Tensor {name} of {model.folder} contains NaN or infinity."
+                return (
+                    f"Tensor {name} of {model.folder} contains NaN or infinity (allow_nan=True, or --allow-nan, "
+                    "writes the soup all the same)."
+                )
         return f"Tensor {name} of the soup exceeds the range of its dtype; write it as float32."
 
 

@@ -40,18 +40,18 @@ def load_model(ref: ModelRef, *, dtype: Any = None, device: Any = None, trust_re
     return model.eval()
 
 
-def load_adapters(model: Any, adapters: Sequence[Adapter], base: ModelRef) -> AdapterScales:
+def load_adapters(model: Any, adapters: Sequence[Adapter], base: ModelRef, *, allow_nan: bool = False) -> AdapterScales:
     """Put all adapters into `model` as one, stacked, whose scales are the merging coefficients.
 
     Raises:
-        SoupError: if one does not fit the model.
+        SoupError: if one does not fit the model, or contains NaN or infinity, unless `allow_nan`.
     """
     from peft import get_peft_model, set_peft_model_state_dict
 
     _check_base_copies(model, adapters)
     for adapter in adapters:
         _check_layers(model, adapter)
-    stacked = stack_adapters(adapters, base)
+    stacked = stack_adapters(adapters, base, allow_nan=allow_nan)
     try:
         peft_model = get_peft_model(model, stacked.peft_config(), adapter_name=ADAPTER_NAME)
         set_peft_model_state_dict(peft_model, stacked.factors(), adapter_name=ADAPTER_NAME)

@@ -95,8 +95,9 @@ class BoneSoup:
         dtype: torch.dtype | str | None = None,
         device: torch.device | str | None = None,
         trust_remote_code: bool = False,
+        allow_nan: bool = False,
     ) -> BoneSoup:
-        """Load an opened soup; see `from_pretrained`."""
+        """Load an opened soup; see `from_pretrained`, and `allow_nan` to accept adapters that are not finite."""
         folders, base = source.backbones(), source.base_model()
         options: dict[str, Any] = {"dtype": dtype, "device": device, "trust_remote_code": trust_remote_code}
         weights: _Weights
@@ -104,7 +105,7 @@ class BoneSoup:
             adapters = [read_adapter(folder) for folder in folders]
             if source.base_override is None:
                 check_same_base(adapters)
-            weights = load_adapters(load_model(base, **options), adapters, base)
+            weights = load_adapters(load_model(base, **options), adapters, base, allow_nan=allow_nan)
         else:
             weights = FullParameters(load_model(ModelRef(str(folders[0])), **options), folders, base)
         return cls(source, weights, load_tokenizer(folders[0], base, trust_remote_code=trust_remote_code))

@@ -15,7 +15,7 @@ __all__ = ["merged_state"]
 
 
 def merged_state(
-    scales: AdapterScales, coefficients_N: FloatArray, dtype: torch.dtype | None = None
+    scales: AdapterScales, coefficients_N: FloatArray, dtype: torch.dtype | None = None, *, allow_nan: bool = False
 ) -> tuple[dict[str, torch.Tensor], float]:
     """Return the state dict of the soup under the base model's own names, and what rounding loses of it.
 
@@ -25,13 +25,14 @@ def merged_state(
         scales: the loaded adapters.
         coefficients_N: λ.
         dtype: of all floats; by default each tensor keeps that of the base model.
+        allow_nan: keep NaN and infinity that are not made by rounding.
 
     Raises:
         SoupError: if an adapted weight is tied to another layer's, or a result is not finite.
     """
     state = scales.model.base_model.model.state_dict()
     _check_untied(scales, state)
-    rounder, merged = Rounder("the soup", dtype), {}
+    rounder, merged = Rounder("the soup", dtype, allow_nan=allow_nan), {}
     for name, weight in state.items():
         if ".lora_" in name:
             continue

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 LARGE_LOSS = 0.01
 """Share of the effect from which `warn_about_rounding` warns."""
 
-__all__ = ["Rounder", "RoundingMeter", "RoundingWarning", "lost_share", "warn_about_rounding"]
+__all__ = ["Rounder", "RoundingMeter", "RoundingWarning", "is_finite", "lost_share", "warn_about_rounding"]
 
 
 class RoundingWarning(UserWarning):
@@ -45,10 +45,12 @@ class Rounder:
     Args:
         what: what the checkpoint is, for errors.
         dtype: of all floats; by default each tensor keeps that of the base model.
+        allow_nan: keep NaN and infinity that are not made by rounding.
     """
 
-    def __init__(self, what: str, dtype: torch.dtype | None = None) -> None:
+    def __init__(self, what: str, dtype: torch.dtype | None = None, *, allow_nan: bool = False) -> None:
         self._what = what
+        self._allow_nan = allow_nan
         self._dtype = dtype
         self._meter = RoundingMeter()
         self._tied: dict[tuple[int, ...], torch.Tensor] = {}
@@ -80,14 +82,34 @@ class Rounder:
         import torch
 
         rounded = exact.to(self._dtype or base.dtype)
-        if not torch.isfinite(rounded).all():
+        if not is_finite(exact, rounded, allow_nan=self._allow_nan):
+            if not torch.isfinite(base).all():
+                raise SoupError(f"{name} of the base model contains NaN or infinity, and so would {self._what}.")
+            if not torch.isfinite(exact).all():
+                raise SoupError(f"{name} of {self._what} contains NaN or infinity, which an adapter put there.")
             raise SoupError(
-                f"{name} of {self._what} contains NaN or exceeds the range of {rounded.dtype}: an adapter or the base "
-                "model is broken, or the checkpoint needs dtype=torch.float32."
+                f"{name} of {self._what} exceeds the range of {rounded.dtype}; write it with dtype=torch.float32."
             )
         if exact is not base or rounded.dtype != base.dtype:
             self._meter.add(rounded, exact.to(torch.promote_types(exact.dtype, torch.float32)), base)
         return rounded
+
+
+def is_finite(exact: torch.Tensor, rounded: torch.Tensor, *, allow_nan: bool = False) -> bool:
+    """Return whether no rounded value is NaN or infinite; with `allow_nan`, whether none is that was finite before.
+
+    Extremes decide quickly, except near the end of the range.
+    """
+    import torch
+
+    if not exact.numel():
+        return True
+    lowest, highest = (float(extreme) for extreme in torch.aminmax(exact))
+    limit = torch.finfo(rounded.dtype).max
+    if -limit <= lowest and highest <= limit:
+        return True
+    finite = torch.isfinite(rounded)
+    return bool((finite | ~torch.isfinite(exact)).all() if allow_nan else finite.all())
 
 
 def lost_share(squared_loss: float, squared_effect: float) -> float:

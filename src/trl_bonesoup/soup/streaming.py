@@ -24,7 +24,7 @@ import trl_bonesoup
 from trl_bonesoup.errors import SoupError
 from trl_bonesoup.soup.checkpoints import INDEX_FILE
 from trl_bonesoup.soup.ingredients import TORCH_DTYPES, Ingredients, accumulate
-from trl_bonesoup.soup.rounding import lost_share
+from trl_bonesoup.soup.rounding import is_finite, lost_share
 from trl_bonesoup.soup.tensorfile import TensorFile, TensorInfo, bytes_of
 from trl_bonesoup.soup.threads import in_order
 from trl_bonesoup.weights import FloatArray
@@ -57,6 +57,7 @@ def write_soups(
     folders: Sequence[Path],
     *,
     dtype: torch.dtype | None = None,
+    allow_nan: bool = False,
     report: Callable[[int], object] = lambda written: None,
     progress: Progress | None = None,
 ) -> list[float | None]:
@@ -67,6 +68,7 @@ def write_soups(
         coefficients_KN: λ of each soup.
         folders: K existing folders for the safetensors files.
         dtype: of all floats in the output; by default each tensor keeps its own.
+        allow_nan: write NaN and infinity that come from the inputs; refuse only what rounding makes infinite.
         report: called with the number of bytes written since the last call.
         progress: where an interrupted pass over the same soups into the same folders had come, and
             to be kept up to date.
@@ -76,7 +78,8 @@ def write_soups(
         In large models it is measured on one piece in eight, at least.
 
     Raises:
-        SoupError: naming the tensor, if one is or becomes NaN or infinite.
+        SoupError: naming the tensor, if one is or becomes NaN or infinite; with `allow_nan`, if it does
+            by rounding.
     """
     shares = [ingredients.shares(row) for row in coefficients_KN]
     done, skipped = 0, progress.pieces if progress else 0
@@ -87,7 +90,7 @@ def write_soups(
         pieces = list(_pieces(layout, every))
         with ExitStack() as stack:
             outputs = [stack.enter_context(TensorFile(f / file, layout, resume=(f / file).exists())) for f in folders]
-            cook = _Cook(ingredients, shares, outputs, layout)
+            cook = _Cook(ingredients, shares, outputs, layout, allow_nan)
             known = min(max(skipped - done, 0), len(pieces))
             report(sum(piece.nbytes for piece in pieces[:known]) * len(folders))
             for piece, squares in zip(pieces[known:], in_order(cook.cook, pieces[known:]), strict=True):
@@ -145,7 +148,9 @@ class _Cook:
         shares: Sequence[Sequence[float]],
         outputs: Sequence[TensorFile],
         layout: dict[str, TensorInfo],
+        allow_nan: bool,
     ) -> None:
+        self._allow_nan = allow_nan
         self._ingredients = ingredients
         self._shares = shares
         self._outputs = outputs
@@ -166,7 +171,7 @@ class _Cook:
         for k, (shares, output) in enumerate(zip(self._shares, self._outputs, strict=True)):
             accumulate(tensors, shares[: len(tensors)], exact)
             rounded.copy_(exact)
-            if not _is_finite(exact, rounded):
+            if not is_finite(exact, rounded, allow_nan=self._allow_nan):
                 raise SoupError(self._ingredients.blame(piece.name))
             output.write(piece.name, rounded, piece.start * piece.itemsize)
             if piece.measured:
@@ -203,13 +208,6 @@ class _Cook:
         if len(buffers.get(key := f"{role} {dtype}", ())) < length:
             buffers[key] = torch.empty(length, dtype=dtype)
         return buffers[key][:length]
-
-
-def _is_finite(exact: torch.Tensor, rounded: torch.Tensor) -> bool:
-    """Whether no rounded value is NaN or infinite; extremes decide quickly except near the end of the range."""
-    lowest, highest = (float(extreme) for extreme in torch.aminmax(exact))
-    limit = torch.finfo(rounded.dtype).max
-    return (-limit <= lowest and highest <= limit) or bool(torch.isfinite(rounded).all())
 
 
 def _squared_distance(value: torch.Tensor, exact: torch.Tensor, scratch: torch.Tensor) -> float:

@@ -20,7 +20,7 @@ from trl_bonesoup.soup.export import (
     stacked,
     write_merged,
 )
-from trl_bonesoup.soup.folders import check_target, complete_folder, require_space
+from trl_bonesoup.soup.folders import check_target, complete_folder, room_for, tidy_up
 from trl_bonesoup.soup.lora import BoneSoup
 from trl_bonesoup.soup.rounding import warn_about_rounding
 from trl_bonesoup.soup.source import SoupSource, open_soup
@@ -51,6 +51,13 @@ class _Point:
         (folder / POINT_FILE).write_text(text + "\n", encoding="utf-8")
 
 
+@dataclass(frozen=True)
+class _Options:
+    overwrite: bool
+    allow_nan: bool
+    show_progress: bool
+
+
 def sweep(
     path: str | Path,
     out: str | Path,
@@ -60,6 +67,7 @@ def sweep(
     extrapolation: float | Sequence[float] = 0.0,
     overwrite: bool = False,
     base_model: str | Path | None = None,
+    allow_nan: bool = False,
     show_progress: bool = True,
 ) -> list[Path]:
     """Write the soups of K preferences into `out`, one folder each, such as `mu-0.70-0.30`.
@@ -77,6 +85,7 @@ def sweep(
         extrapolation: α, the same for every preference.
         overwrite: replace folders that hold another model.
         base_model: Hub id or folder to use in place of the recorded base model.
+        allow_nan: write NaN and infinity that the models have already, where they come out.
         show_progress: say how much will be written and draw a progress bar, on stderr.
 
     Returns:
@@ -91,12 +100,14 @@ def sweep(
     """
     source = open_soup(path, base_model=base_model)
     points = _points(source, Path(out), preferences, extrapolation, full)
+    for point in points:
+        tidy_up(point.folder)
     pending = [point for point in points if not point.is_done()]
     for point in pending:
         check_target(point.folder, overwrite=overwrite, inputs=source.inputs())
     if pending:
         write = _write_full_backbones if source.kind == "full" else _write_merged if full else _write_adapters
-        write(source, pending, overwrite, show_progress)
+        write(source, pending, _Options(overwrite, allow_nan, show_progress))
     return [point.folder for point in points]
 
 
@@ -128,47 +139,51 @@ def _points(
     return list(points.values())
 
 
-def _write_adapters(source: SoupSource, points: Sequence[_Point], overwrite: bool, show_progress: bool) -> None:
+def _write_adapters(source: SoupSource, points: Sequence[_Point], options: _Options) -> None:
     from trl_bonesoup.soup.threads import in_order
 
-    adapters, backbone = stacked(source), source.backbones()[0]
-    require_space(points[0].folder.parent, adapters.nbytes * len(points))
+    adapters, backbone = stacked(source, allow_nan=options.allow_nan), source.backbones()[0]
 
     def write(point: _Point) -> None:
-        with complete_folder(point.folder, overwrite=overwrite) as folder:
+        with complete_folder(point.folder, overwrite=options.overwrite) as folder:
             adapters.write(point.coefficients_N, folder)
             copy_companions(backbone, folder, with_config=False)
             point.sign(folder, 0.0)
 
-    with _progress(points, adapters.nbytes, show_progress) as bar:
+    needed = adapters.nbytes * len(points)
+    with room_for(points[0].folder.parent, needed), _progress(points, adapters.nbytes, options.show_progress) as bar:
         for _ in in_order(write, points):
             bar.update(adapters.nbytes)
 
 
-def _write_merged(source: SoupSource, points: Sequence[_Point], overwrite: bool, show_progress: bool) -> None:
-    soup = BoneSoup.from_source(source)
-    size = soup.scales.base_bytes()
-    require_space(points[0].folder.parent, size * len(points))
-    with _progress(points, size, show_progress) as bar:
+def _write_merged(source: SoupSource, points: Sequence[_Point], options: _Options) -> None:
+    soup = BoneSoup.from_source(source, allow_nan=options.allow_nan)
+    size, out = soup.scales.base_bytes(), points[0].folder.parent
+    with room_for(out, size * len(points)), _progress(points, size, options.show_progress) as bar:
         for point in points:
-            with complete_folder(point.folder, overwrite=overwrite) as folder:
-                loss = write_merged(soup, point.coefficients_N, folder)
+            with complete_folder(point.folder, overwrite=options.overwrite) as folder:
+                loss = write_merged(soup, point.coefficients_N, folder, allow_nan=options.allow_nan)
                 point.sign(folder, loss)
             warn_about_rounding(loss, point.folder)
             bar.update(size)
 
 
-def _write_full_backbones(source: SoupSource, points: Sequence[_Point], overwrite: bool, show_progress: bool) -> None:
+def _write_full_backbones(source: SoupSource, points: Sequence[_Point], options: _Options) -> None:
     from trl_bonesoup.soup.streaming import piece_layout, write_soups
 
     out, records, names = points[0].folder.parent, [p.record for p in points], [p.folder.name for p in points]
     coefficients_KN = np.array([point.coefficients_N for point in points])
     ingredients = open_ingredients(source, coefficients_KN)
-    require_space(out, ingredients.soup_bytes() * len(points) - unfinished_bytes(out))
-    with unfinished_pass(out, records, names, piece_layout()) as unfinished:
-        with _progress(points, ingredients.soup_bytes(), show_progress) as bar:
+    needed = ingredients.soup_bytes() * len(points) - unfinished_bytes(out)
+    with room_for(out, needed), unfinished_pass(out, records, names, piece_layout()) as unfinished:
+        with _progress(points, ingredients.soup_bytes(), options.show_progress) as bar:
             losses = write_soups(
-                ingredients, coefficients_KN, unfinished.folders, report=bar.update, progress=unfinished
+                ingredients,
+                coefficients_KN,
+                unfinished.folders,
+                allow_nan=options.allow_nan,
+                report=bar.update,
+                progress=unfinished,
             )
         for point, folder, loss in zip(points, unfinished.folders, losses, strict=True):
             copy_companions(source.backbones()[0], folder, with_config=True)

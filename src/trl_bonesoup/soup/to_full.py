@@ -14,7 +14,7 @@ from trl_bonesoup.errors import SoupError
 from trl_bonesoup.manifest import BaseModelRef, SoupManifest
 from trl_bonesoup.soup.adapters import check_same_base
 from trl_bonesoup.soup.export import as_dtype, record_dtype, save_state
-from trl_bonesoup.soup.folders import check_target, complete_folder, require_space
+from trl_bonesoup.soup.folders import check_target, complete_folder, room_for
 from trl_bonesoup.soup.loading import load_model, load_tokenizer
 from trl_bonesoup.soup.mergeable import MergeableAdapter
 from trl_bonesoup.soup.rounding import LARGE_LOSS, Rounder, RoundingWarning
@@ -92,9 +92,9 @@ def to_full(
     base = load_model(ref)
     for adapter in adapters.values():
         adapter.check_fit(base)
-    require_space(final, len(adapters) * _nbytes(base, target))
     losses = {}
-    with complete_folder(out, inputs=source.inputs()) as folder:
+    needed = len(adapters) * _nbytes(base, target)
+    with room_for(final, needed), complete_folder(out, inputs=source.inputs()) as folder:
         for name, adapter in adapters.items():
             losses[name] = _write_merged(base, adapter, folder / name, target, max_shard_size)
             tokenizer = load_tokenizer(adapter.folder, ref)
@@ -153,7 +153,7 @@ def _moved_path(source: SoupSource, name: str, out: Path) -> str:
 def _check_unquantized(base: ModelRef) -> None:
     from transformers import AutoConfig
 
-    config = AutoConfig.from_pretrained(base.id, revision=base.revision)
+    config = AutoConfig.from_pretrained(base.id, revision=base.revision, trust_remote_code=False)
     if getattr(config, "quantization_config", None):
         raise SoupError(
             f"The base model {base.id} is quantized, and merging into its weights would round them again. Give the "

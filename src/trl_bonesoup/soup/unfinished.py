@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from trl_bonesoup.errors import SoupError
-from trl_bonesoup.soup.folders import put_in_place
+from trl_bonesoup.soup.folders import make_folder, put_in_place
 from trl_bonesoup.weights import FloatArray
 
 FOLDER = ".sweep-unfinished"
@@ -90,7 +90,7 @@ def unfinished_pass(
         SoupError: if another process is writing a pass into `out`.
     """
     root = out / FOLDER
-    root.mkdir(parents=True, exist_ok=True)
+    make_folder(root)
     with _lock(root):
         try:
             yield UnfinishedPass(root, _key(records, layout), names)
