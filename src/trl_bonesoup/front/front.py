@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from trl_bonesoup.errors import FrontError
 from trl_bonesoup.front import metrics
 from trl_bonesoup.front.record import FORMAT_VERSION, as_json, read_record, write_json
+from trl_bonesoup.strict_json import shown
 from trl_bonesoup.weights import FloatArray
 
 if TYPE_CHECKING:
@@ -208,7 +209,14 @@ class Front:
 
         return front_table(self)
 
-    def plot(self, path: str | Path | None = None, *, kind: str = "front", width: float | None = None) -> Figure:
+    def plot(
+        self,
+        path: str | Path | None = None,
+        *,
+        kind: str = "front",
+        width: float | None = None,
+        highlight: Mapping[str, float] | ArrayLike | None = None,
+    ) -> Figure:
         """Draw the front, write it to `path` if given (SVG, PDF or PNG by its ending), and return the figure.
 
         Args:
@@ -218,13 +226,15 @@ class Front:
                 reward against its weight, "controllability" for the pairs that are ordered as asked, and
                 for three objectives "3d" and "ternary".
             width: inches; 3.3 for a column of a paper.
+            highlight: a preference that was measured, to ring in the kinds "front" and "preference".
 
         Raises:
-            FrontError: for another kind or file ending.
+            FrontError: for another kind or file ending, or a preference to ring that was not measured.
         """
         from trl_bonesoup.front import plots
 
-        return plots.plot(self, path, kind=kind, width=width)
+        row = None if highlight is None else self.point(highlight).index
+        return plots.plot(self, path, kind=kind, width=width, highlight=row)
 
     def to_json(self, path: str | Path) -> Path:
         """Write the front to a JSON file, completely or not at all, and return its path."""
@@ -253,7 +263,7 @@ class Front:
                 provenance=record.provenance,
             )
         except ValueError as error:
-            raise FrontError(f"{path} is not a valid front: {error}") from error
+            raise FrontError(f"{path} is not a valid front: {shown(str(error))}") from error
 
     def _record(self) -> dict[str, Any]:
         markers = {

@@ -30,8 +30,12 @@ KINDS = {
     "ternary": plot_ternary,
 }
 
+WITH_HIGHLIGHT = {"front": plot_front, "preference": plot_rewards_by_preference}
+"""The kinds that can ring the one preference that a figure is about."""
+
 __all__ = [
     "KINDS",
+    "WITH_HIGHLIGHT",
     "plot",
     "plot_controllability",
     "plot_front",
@@ -48,12 +52,22 @@ def plot(
     *,
     kind: str = "front",
     width: float | None = None,
+    highlight: int | None = None,
 ) -> Figure:
     """Draw one of `KINDS`; see the function of each.
+
+    Args:
+        fronts, path, width: see the function of each.
+        kind: which.
+        highlight: row of the preference that the figure is about, for the kinds in `WITH_HIGHLIGHT`.
 
     Raises:
         FrontError: for another kind or file ending, or fronts that the kind does not fit.
     """
     if kind not in KINDS:
         raise FrontError(f'kind must be one of {sorted(KINDS)}; got "{kind}".')
-    return KINDS[kind](fronts, path, width=width)
+    if highlight is None:
+        return KINDS[kind](fronts, path, width=width)
+    if kind not in WITH_HIGHLIGHT:
+        raise FrontError(f'A preference is highlighted in the kinds {sorted(WITH_HIGHLIGHT)}; got "{kind}".')
+    return WITH_HIGHLIGHT[kind](fronts, path, width=width, highlight=highlight)

@@ -15,7 +15,7 @@ from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
 from trl_bonesoup.front.front import BACKBONE_PREFIX, BASE_LABEL, Front
-from trl_bonesoup.front.plots.labels import place_labels, points_along
+from trl_bonesoup.front.plots.labels import place_labels, points_along, points_around
 from trl_bonesoup.front.plots.steering import plot_rewards_by_preference
 from trl_bonesoup.front.plots.style import (
     INK,
@@ -25,13 +25,17 @@ from trl_bonesoup.front.plots.style import (
     add_colour_bar,
     add_legend,
     by_method,
+    check_highlight,
     columns_of,
     error_bars,
     is_narrow,
     method_styles,
     new_panels,
+    ring,
+    ringed_name,
     save,
     sequential,
+    settle,
     shade,
     styled,
 )
@@ -42,7 +46,9 @@ Pair = tuple[int, int]
 __all__ = ["plot_front"]
 
 
-def plot_front(fronts: Fronts, path: str | Path | None = None, *, width: float | None = None) -> Figure:
+def plot_front(
+    fronts: Fronts, path: str | Path | None = None, *, width: float | None = None, highlight: int | None = None
+) -> Figure:
     """Draw mean reward against mean reward, with 95 % intervals.
 
     One front is coloured by preference, with its base and backbones labelled. Several methods have a
@@ -57,26 +63,28 @@ def plot_front(fronts: Fronts, path: str | Path | None = None, *, width: float |
         fronts: what to draw: a front, or several by the name of their method.
         path: where to write it: SVG, PDF or PNG by its ending.
         width: inches, 3.3 for a column of a paper. By default 6, or 10.5 for three objectives.
+        highlight: row of the one preference that the figure is about, which is ringed. For one front only.
 
     Returns:
         The figure, which belongs to no pyplot state.
 
     Raises:
-        FrontError: for another file ending, or fronts of different objectives.
+        FrontError: for another file ending, fronts of different objectives, or a ring among several fronts.
     """
     n = len(next(iter(by_method(fronts).values())).objectives)
     if n > 3:
-        return plot_rewards_by_preference(fronts, path, width=width)
+        return plot_rewards_by_preference(fronts, path, width=width, highlight=highlight)
+    check_highlight(fronts, highlight)
     width = width if width is not None else (6.0 if n == 2 else 10.5)
     with styled(width):
         if isinstance(fronts, Front):
-            figure = _draw_two(fronts, width) if n == 2 else _draw_three(fronts, width)
+            figure = _draw_two(fronts, width, highlight) if n == 2 else _draw_three(fronts, width, highlight)
         else:
             figure = _draw_methods(by_method(fronts), width)
         return save(figure, path)
 
 
-def _draw_two(front: Front, width: float) -> Figure:
+def _draw_two(front: Front, width: float, highlight: int | None) -> Figure:
     figure = Figure(figsize=(width, 0.73 * width), layout="constrained")
     axes = figure.subplots()
     order = np.argsort(-front.preferences_KN[:, 0])
@@ -87,17 +95,24 @@ def _draw_two(front: Front, width: float) -> Figure:
     add_colour_bar(figure, axes, colours, norm, title).set_ticks([0, 0.5, 1], labels=["0", "0.5", "1"])
     _draw_markers(axes, front, (0, 1))
     labels = [(label, marker.rewards_N, "normal") for label, marker in front.markers.items()]
-    if len(front) > 1:
-        for i, row in enumerate((order[0], order[-1])):
-            if front.preferences_KN[row, i] == 1.0:
-                labels.append((f"all {front.objectives[i]}", front.rewards_KN[row], "bold"))
+    ends = {order[0]: 0, order[-1]: 1} if len(front) > 1 else {}
+    for row, i in ends.items():
+        if front.preferences_KN[row, i] == 1.0 and row != highlight:
+            labels.append((f"all {front.objectives[i]}", front.rewards_KN[row], "bold"))
     _name_axes(axes, front, (0, 1))
     axes.margins(0.08)
-    place_labels(figure, axes, labels, _inked(front, order))
+    inked = _inked(front, order)
+    if highlight is not None:
+        at = front.rewards_KN[highlight]
+        ring(axes, at, ringed_name(front))
+        labels.append((ringed_name(front), at, "bold"))
+        settle(figure)  # so that data and pixels correspond
+        inked = np.vstack([inked, points_around(axes, at, 9.0)])
+    place_labels(figure, axes, labels, inked)
     return figure
 
 
-def _draw_three(front: Front, width: float) -> Figure:
+def _draw_three(front: Front, width: float, highlight: int | None) -> Figure:
     columns = columns_of(3, width, least=3.0)
     figure, panels = new_panels(3, width, columns=columns, height=3.9 if columns > 1 else 3.2)
     colours, norm = sequential(), Normalize(0.0, 1.0)
@@ -109,8 +124,10 @@ def _draw_three(front: Front, width: float) -> Figure:
         bar = add_colour_bar(figure, axes, colours, norm, title, location="top")
         bar.set_ticks([0, 0.5, 1], labels=["0", "0.5", "1"])
         _draw_markers(axes, front, pair, filled=True)
+        if highlight is not None:
+            ring(axes, front.rewards_KN[highlight, pair], ringed_name(front))
         _name_axes(axes, front, pair)
-    if front.markers:
+    if front.markers or highlight is not None:
         add_legend(figure, *panels[0].get_legend_handles_labels())
     return figure
 

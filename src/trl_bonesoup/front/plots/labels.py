@@ -22,7 +22,7 @@ LONGEST = 28
 
 _Label = tuple[str, FloatArray, str]
 
-__all__ = ["place_labels", "points_along"]
+__all__ = ["place_labels", "points_along", "points_around"]
 
 
 def place_labels(figure: Figure, axes: Axes, labels: Sequence[_Label], drawn: FloatArray) -> None:
@@ -65,6 +65,13 @@ def place_labels(figure: Figure, axes: Axes, labels: Sequence[_Label], drawn: Fl
 def points_along(start: FloatArray, end: FloatArray, count: int) -> FloatArray:
     """Return `count` places (·, 2) on the line from start to end."""
     return start + np.linspace(0.0, 1.0, count)[:, None] * (end - start)
+
+
+def points_around(axes: Axes, at: FloatArray, radius: float) -> FloatArray:
+    """Return places (·, 2) in data units on a circle of `radius` points, in axes that are laid out."""
+    angles = np.linspace(0.0, 2.0 * np.pi, 16, endpoint=False)
+    pixels = radius * axes.figure.dpi / 72.0 * np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    return axes.transData.inverted().transform(axes.transData.transform(at) + pixels)
 
 
 def _boxes(anchor: FloatArray, width: float, height: float, point: float) -> list[tuple[Bbox, float]]:

@@ -21,11 +21,14 @@ from trl_bonesoup.front.plots.style import (
     MethodStyle,
     add_legend,
     by_method,
+    check_highlight,
     columns_of,
     error_bars,
     is_narrow,
     method_styles,
     new_panels,
+    ring,
+    ringed_name,
     save,
     sequential,
     styled,
@@ -35,7 +38,9 @@ from trl_bonesoup.weights import FloatArray
 __all__ = ["plot_rewards_by_preference"]
 
 
-def plot_rewards_by_preference(fronts: Fronts, path: str | Path | None = None, *, width: float | None = None) -> Figure:
+def plot_rewards_by_preference(
+    fronts: Fronts, path: str | Path | None = None, *, width: float | None = None, highlight: int | None = None
+) -> Figure:
     """Draw, for each objective, its mean reward against its weight in the preference.
 
     Steering works if every panel rises. Each point is a preference with its 95 % interval; the line joins
@@ -46,6 +51,7 @@ def plot_rewards_by_preference(fronts: Fronts, path: str | Path | None = None, *
     Args, returns and raises are those of `plot_front`; the default width is 2.8 inches per objective.
     """
     named = by_method(fronts)
+    check_highlight(fronts, highlight)
     objectives = next(iter(named.values())).objectives
     width = width if width is not None else max(3.0, 2.8 * columns_of(len(objectives), 11.2, least=2.8))
     with styled(width):
@@ -58,6 +64,9 @@ def plot_rewards_by_preference(fronts: Fronts, path: str | Path | None = None, *
                     _draw_one(axes, front, i)
                 else:
                     _draw_method(axes, front, i, styles[name], 0.006 * (m - (len(named) - 1) / 2))
+                if highlight is not None:
+                    at = np.array([front.preferences_KN[highlight, i], front.rewards_KN[highlight, i]])
+                    ring(axes, at, ringed_name(front))
             _draw_bases(axes, named, i, styles)
             axes.set_xlim(-0.06, 1.06)
             axes.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", "", "0.5", "", "1"])
@@ -69,6 +78,8 @@ def plot_rewards_by_preference(fronts: Fronts, path: str | Path | None = None, *
                 for s in styles.values()
             ]
             add_legend(figure, handles, list(styles))
+        elif highlight is not None:
+            add_legend(figure, *panels[0].get_legend_handles_labels())
         return save(figure, path)
 
 

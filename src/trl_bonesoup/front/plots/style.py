@@ -41,6 +41,9 @@ PALE = "0.6"
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 """Okabe & Ito (2008), without their yellow, which white paper hides."""
 
+RING = COLOURS[1]
+"""Of the ring around the point that a figure is about: a colour that `sequential` has not."""
+
 SHAPES = ("o", "s", "^", "D", "v", "P", "X", "p")
 DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1, 1.2)), (0, (5, 1.5, 1, 1.5)))
 
@@ -79,6 +82,16 @@ def by_method(fronts: Fronts) -> dict[str, Front]:
             f"got {sorted(map(list, objectives))}."
         )
     return named
+
+
+def check_highlight(fronts: Fronts, highlight: int | None) -> None:
+    """Check that a point can be ringed.
+
+    Raises:
+        FrontError: for several fronts.
+    """
+    if highlight is not None and not isinstance(fronts, Front):
+        raise FrontError("A preference is highlighted in a figure of one front; this one compares several methods.")
 
 
 def shade(colour: str, weight: float) -> tuple[float, float, float]:
@@ -211,6 +224,19 @@ def add_colour_bar(
     bar = figure.colorbar(ScalarMappable(norm, colours), ax=axes, label=label, **options)
     bar.outline.set_visible(False)
     return bar
+
+
+def ring(axes: Axes, at: FloatArray, label: str) -> None:
+    """Ring the place (2,) in data units of the point that a figure is about."""
+    axes.plot(
+        *at, linestyle="none", marker="o", markersize=12.0 if is_narrow(axes) else 16.0, markerfacecolor="none",
+        markeredgecolor=RING, markeredgewidth=2.2, zorder=4.5, label=label,
+    )  # fmt: skip
+
+
+def ringed_name(front: Front) -> str:
+    """Return what the ringed point of a front is called."""
+    return "this soup" if front.coefficients_KN is not None else "this policy"
 
 
 def error_bars(front: Front, i: int) -> FloatArray:
