@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from trl_bonesoup.errors import FrontError, ManifestError
-from trl_bonesoup.strict_json import parse_json, problems, read_json, shown
+from trl_bonesoup.strict_json import MAX_DEPTH, parse_json, problems, read_json, shown
 
 
 def refusal(content: bytes) -> str:
@@ -37,6 +37,12 @@ class TestParse:
     )
     def test_what_is_no_json_or_cannot_be_written_again(self, content):
         assert refusal(content).startswith("here is not valid JSON: ")
+
+    @pytest.mark.parametrize(("opening", "closing"), [(b"[", b"]"), (b'{"a":', b"}")])
+    def test_nesting_ends_before_python_does(self, opening, closing):
+        parse_json(opening * MAX_DEPTH + b"0" + closing * MAX_DEPTH, "here", ManifestError)
+        content = opening * (MAX_DEPTH + 1) + b"0" + closing * (MAX_DEPTH + 1)
+        assert f"more than {MAX_DEPTH} lists or objects inside one another" in refusal(content)
 
     def test_the_error_is_the_one_asked_for(self):
         with pytest.raises(FrontError, match=r"front\.json is not valid JSON"):

@@ -12,12 +12,14 @@ from pydantic import ValidationError
 
 from trl_bonesoup.errors import BoneSoupError
 
+MAX_DEPTH = 64
+"""Lists and objects inside one another; what works through a file goes as deep as the file does."""
 _PROBLEMS = 5
 """How many problems of a file a message names."""
 _LENGTH = 300
 """Characters to which text from a file is cut in a message."""
 
-__all__ = ["parse_json", "problems", "read_json", "shown"]
+__all__ = ["MAX_DEPTH", "parse_json", "problems", "read_json", "shown"]
 
 
 def read_json(file: Path, error: type[BoneSoupError], max_bytes: int) -> Any:
@@ -40,7 +42,7 @@ def parse_json(content: bytes, where: str, error: type[BoneSoupError]) -> Any:
     """Return what JSON text in UTF-8 holds.
 
     Refused are, besides what is no JSON: a key given twice, numbers that are not finite (`NaN`, `1e999`),
-    text that no file can hold (lone surrogates), and lists nested so deep that Python gives up.
+    text that no file can hold (lone surrogates), and what is nested deeper than `MAX_DEPTH`.
 
     Raises:
         error: saying what is wrong in `where`.
@@ -52,6 +54,7 @@ def parse_json(content: bytes, where: str, error: type[BoneSoupError]) -> Any:
             parse_constant=_refuse_constant,
             parse_float=_finite,
         )
+        _check_depth(data, MAX_DEPTH)
         json.dumps(data, ensure_ascii=False).encode("utf-8")
     except (ValueError, RecursionError) as problem:
         raise error(f"{where} is not valid JSON: {shown(str(problem))}.") from problem
@@ -72,6 +75,15 @@ def shown(text: str) -> str:
     """Return text from a file as a message can show it: cut to a length, control characters escaped."""
     cut = text if len(text) <= _LENGTH else f"{text[:_LENGTH]}…"
     return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in cut)
+
+
+def _check_depth(data: Any, left: int) -> None:
+    if not isinstance(data, (dict, list)):
+        return
+    if not left:
+        raise ValueError(f"it has more than {MAX_DEPTH} lists or objects inside one another")
+    for child in data.values() if isinstance(data, dict) else data:
+        _check_depth(child, left - 1)
 
 
 def _without_repetition(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:

@@ -3,6 +3,8 @@ import json
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
 
 from trl_bonesoup.errors import FrontError
 from trl_bonesoup.front import metrics
@@ -154,6 +156,13 @@ def test_a_failed_write_leaves_the_old_file(front, tmp_path, monkeypatch):
         ({"markers": {"base": {"rewards": [1.0], "intervals": None}}}, "base"),
         ({"markers": {"base": {"rewards": [1.0, 2.0]}}}, "intervals"),
         ({"preferences": [[1.0, 0.0]] * 11}, "rows 0 and 1"),
+        ({"format_version": True}, "format version True"),
+        ({"format_version": 1.0}, "format version 1.0"),
+        ({"n_samples": [[10**30, 2]] * 11}, "n_samples"),
+        ({"objectives": [f"objective {i}" for i in range(65)]}, "objectives: List should have at most 64 items"),
+        ({"markers": {str(i): {"rewards": [1.0, 2.0], "intervals": None} for i in range(1001)}}, "at most 1000 items"),
+        ({"preferences": [[1.0, 0.0]] * 10_001}, "preferences: List should have at most 10000 items"),
+        ({"\x1b[2J": 1}, r"\\x1b\[2J: Extra inputs"),
     ],
 )
 def test_a_damaged_file_is_refused(front, tmp_path, change, message):
@@ -166,13 +175,64 @@ def test_a_damaged_file_is_refused(front, tmp_path, change, message):
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("", "valid JSON"), ("[]", "format version None"), ('{"rewards": NaN}', "NaN"), ("{", "valid JSON")],
+    [
+        ("", "valid JSON"),
+        ("[]", "format version None"),
+        ('{"rewards": NaN}', "NaN"),
+        ("{", "valid JSON"),
+        ('{"format_version": 1, "format_version": 1}', "given twice"),
+        ('{"rewards": [[1e999, 0]]}', "1e999 is not a finite number"),
+        ("[" * 100_000, "valid JSON"),
+        ('"\\ud800"', "valid JSON"),
+    ],
 )
 def test_what_is_no_front_is_refused(tmp_path, text, message):
     path = tmp_path / "front.json"
     path.write_text(text, encoding="utf-8")
     with pytest.raises(FrontError, match=message):
         Front.from_json(path)
+
+
+def test_what_is_too_deep_or_no_text_is_refused(front, tmp_path):
+    path = front.to_json(tmp_path / "front.json")
+    deep: list = []
+    for _ in range(900):
+        deep = [deep]
+    data = json.loads(path.read_text(encoding="utf-8")) | {"provenance": {"deep": deep}}
+    path.write_text(json.dumps(data), encoding="utf-8")
+    with pytest.raises(FrontError, match="inside one another"):
+        Front.from_json(path)
+    path.write_bytes(b"\xff")
+    with pytest.raises(FrontError, match="valid JSON"):
+        Front.from_json(path)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
+@given(
+    st.sampled_from(["format_version", "objectives", "preferences", "coefficients", "rewards", "intervals"])
+    | st.sampled_from(["n_samples", "markers", "provenance", "surplus"]),
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+        lambda children: st.lists(children, max_size=11) | st.dictionaries(st.text(max_size=5), children, max_size=3),
+        max_leaves=12,
+    ),
+)
+@example("n_samples", [[2**63, 1]] * 11)
+@example("coefficients", [[10**400, 0]] * 11)
+@example("preferences", [[]] * 11)
+@example("rewards", [])
+@example("markers", {"": {"rewards": [], "intervals": []}})
+def test_a_replaced_entry_loads_or_is_a_front_error(front, tmp_path, entry, value):
+    path = front.to_json(tmp_path / "front.json")
+    path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | {entry: value}), encoding="utf-8")
+    try:
+        loaded = Front.from_json(path)
+    except FrontError as error:
+        outcome = str(error)
+    else:
+        outcome = ""
+        assert Front.from_json(loaded.to_json(path)) == loaded
+    assert len(outcome) < 5000
 
 
 def test_a_missing_file_is_named(tmp_path):

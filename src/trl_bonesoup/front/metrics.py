@@ -289,13 +289,13 @@ def check_preferences(preferences: ArrayLike, rewards_KN: FloatArray) -> FloatAr
             f"There must be one preference for each row of rewards; got shapes {preferences_KN.shape} and "
             f"{rewards_KN.shape}."
         )
-    first, second = np.triu_indices(len(preferences_KN), k=1)
-    same = np.abs(preferences_KN[first] - preferences_KN[second]).max(axis=1) <= SAME_PREFERENCE
-    if same.any():
-        i, j = int(first[same][0]), int(second[same][0])
-        raise FrontError(
-            f"Each preference may occur once in a front; rows {i} and {j} are both {preferences_KN[i].tolist()}."
-        )
+    for i, preference_N in enumerate(preferences_KN[:-1]):
+        same = np.abs(preferences_KN[i + 1 :] - preference_N).max(axis=1) <= SAME_PREFERENCE
+        if same.any():
+            raise FrontError(
+                f"Each preference may occur once in a front; rows {i} and {i + 1 + int(same.argmax())} are both "
+                f"{preference_N.tolist()}."
+            )
     return preferences_KN
 
 

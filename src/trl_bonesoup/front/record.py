@@ -6,13 +6,19 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from trl_bonesoup.errors import FrontError
+from trl_bonesoup.manifest import MAX_OBJECTIVES
+from trl_bonesoup.strict_json import problems, read_json, shown
 
 FORMAT_VERSION = 1
+MAX_BYTES = 50_000_000
+MAX_PREFERENCES = 10_000
+"""More than anyone measures; checks that compare every pair of them take seconds."""
+MAX_MARKERS = 1_000
 
 __all__ = ["FORMAT_VERSION", "FrontRecord", "MarkerRecord", "as_json", "read_record", "write_json"]
 
@@ -32,13 +38,13 @@ class FrontRecord(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
     format_version: int
-    objectives: list[str]
-    preferences: list[list[float]]
+    objectives: Annotated[list[str], Field(max_length=MAX_OBJECTIVES)]
+    preferences: Annotated[list[list[float]], Field(max_length=MAX_PREFERENCES)]
     coefficients: list[list[float]] | None
-    rewards: list[list[float]]
+    rewards: Annotated[list[list[float]], Field(max_length=MAX_PREFERENCES)]
     intervals: list[list[list[float]]]
     n_samples: list[list[int]]
-    markers: dict[str, MarkerRecord]
+    markers: Annotated[dict[str, MarkerRecord], Field(max_length=MAX_MARKERS)]
     provenance: dict[str, JsonValue]
 
 
@@ -49,23 +55,17 @@ def read_record(path: str | Path) -> FrontRecord:
         FrontError: if there is no such file, or it is not a complete front of this format version.
     """
     file = Path(path)
-    try:
-        data = json.loads(file.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
-    except OSError as error:
-        raise FrontError(f"The front {file} cannot be read: {error.strerror}.") from error
-    except ValueError as error:
-        raise FrontError(f"{file} is not a front in valid JSON: {error}.") from error
+    data = read_json(file, FrontError, MAX_BYTES)
     version = data.get("format_version") if isinstance(data, dict) else None
-    if version != FORMAT_VERSION:
+    if type(version) is not int or version != FORMAT_VERSION:
         raise FrontError(
-            f"{file} has format version {version!r}; this version of trl-bonesoup reads fronts of version "
+            f"{file} has format version {shown(repr(version))}; this version of trl-bonesoup reads fronts of version "
             f"{FORMAT_VERSION}. A newer file needs a newer trl-bonesoup."
         )
     try:
         return FrontRecord.model_validate(data)
     except ValidationError as error:
-        problems = "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())
-        raise FrontError(f"{file} is not a valid front: {problems}.") from error
+        raise FrontError(f"{file} is not a valid front: {problems(error, 'front')}.") from error
 
 
 def write_json(record: Mapping[str, Any], path: str | Path) -> Path:
@@ -89,7 +89,3 @@ def as_json(provenance: Mapping[str, Any]) -> dict[str, Any]:
         return json.loads(json.dumps(dict(provenance), allow_nan=False))
     except (TypeError, ValueError) as error:
         raise FrontError(f"The provenance must hold only what JSON can: {error}.") from error
-
-
-def _refuse_constant(name: str) -> float:
-    raise ValueError(f"{name} is not a number that a front may hold")
