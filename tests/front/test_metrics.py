@@ -383,6 +383,17 @@ def test_preferences_must_fit(metric, preferences, message):
         metric(preferences, [[1.0, 2.0], [2.0, 1.0]])
 
 
+@pytest.mark.parametrize("at_once", [1, 40, 60, 10**6])
+@pytest.mark.parametrize(("first", "second"), [(0, 1), (0, 10), (3, 9), (9, 10)])
+def test_equal_preferences_are_found_in_whatever_pieces(monkeypatch, at_once, first, second):
+    monkeypatch.setattr(metrics, "_AT_ONCE", at_once)
+    preferences_KN = np.stack([np.linspace(0, 1, 11), np.linspace(1, 0, 11)], axis=1)
+    assert len(metrics.check_preferences(preferences_KN, preferences_KN)) == 11
+    preferences_KN[second] = preferences_KN[first]
+    with pytest.raises(FrontError, match=f"rows {first} and {second} are both"):
+        metrics.check_preferences(preferences_KN, preferences_KN)
+
+
 def test_no_input_is_changed():
     preferences_KN, rewards_KN = GRID.copy(), np.stack([GRID[:, 0], 1 - GRID[:, 0] ** 2], axis=1)
     before = rewards_KN.copy()

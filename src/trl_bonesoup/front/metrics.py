@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 SAME_PREFERENCE = 1e-9
 """Entries of two preferences that differ by at most this are the same."""
 
+_AT_ONCE = 1_000_000
+"""Differences of preferences that are in memory at once."""
+
 __all__ = [
     "asked_order",
     "check_preferences",
@@ -289,12 +292,14 @@ def check_preferences(preferences: ArrayLike, rewards_KN: FloatArray) -> FloatAr
             f"There must be one preference for each row of rewards; got shapes {preferences_KN.shape} and "
             f"{rewards_KN.shape}."
         )
-    for i, preference_N in enumerate(preferences_KN[:-1]):
-        same = np.abs(preferences_KN[i + 1 :] - preference_N).max(axis=1) <= SAME_PREFERENCE
-        if same.any():
+    rows = max(1, _AT_ONCE // preferences_KN.size)
+    for start in range(0, len(preferences_KN), rows):
+        apart = np.abs(preferences_KN[start : start + rows, None] - preferences_KN).max(axis=2)
+        same = np.argwhere(np.triu(apart <= SAME_PREFERENCE, k=start + 1))
+        if len(same):
+            i, j = start + int(same[0, 0]), int(same[0, 1])
             raise FrontError(
-                f"Each preference may occur once in a front; rows {i} and {i + 1 + int(same.argmax())} are both "
-                f"{preference_N.tolist()}."
+                f"Each preference may occur once in a front; rows {i} and {j} are both {preferences_KN[i].tolist()}."
             )
     return preferences_KN
 
