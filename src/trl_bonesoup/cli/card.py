@@ -1,4 +1,4 @@
-"""`bonesoup card`: write the model card of a saved soup."""
+"""`bonesoup card`: write the model card of a saved soup, or of the whole family."""
 
 from __future__ import annotations
 
@@ -7,81 +7,106 @@ from pathlib import Path
 from typing import Any
 
 from trl_bonesoup.cli import options
-from trl_bonesoup.errors import ConfigurationError, SoupError
+from trl_bonesoup.errors import ConfigurationError
+
+_EPILOG = """\
+examples:
+  bonesoup card run --front front.json --name org/family --license apache-2.0      of all backbones, into run
+  bonesoup card run out --preference helpful=0.7,harmless=0.3 --family org/family  of one soup, into out
+  bonesoup card run out --preference 0.7,0.3 --front front.json --compare "Rewarded Soups=rs/front.json"
+"""
 
 
 def add_parser(subparsers: Any) -> None:
     """Describe the command."""
-    parser = options.new_parser(subparsers, "card", run, "Write the model card of a soup that was saved.")
+    parser = options.new_parser(
+        subparsers, "card", run, "Write the model card of a soup that was saved, or of its whole family.", _EPILOG
+    )
     options.add_soup(parser)
-    parser.add_argument("model", metavar="MODEL", help="folder of the saved soup; its README.md is replaced")
-    options.add_preference(parser, required=True)
+    parser.add_argument(
+        "model", metavar="MODEL", nargs="?", help="folder of the saved soup; without it, the card of SOUP is written"
+    )
+    options.add_preference(parser, required=False)
     parser.add_argument("--front", metavar="FILE", help="front.json with measured rewards")
+    parser.add_argument(
+        "--compare",
+        action=options.Repeat,
+        metavar="NAME=FILE",
+        help="front.json of another method, measured on the same prompts with the same settings; may be repeated",
+    )
     parser.add_argument("--name", metavar="NAME", help="title, or the id it will have on the Hub")
+    parser.add_argument("--family", metavar="ID", help="id that the backbones have on the Hub, for the card of a soup")
     parser.add_argument("--license", metavar="ID", help="as the Hub names it, such as apache-2.0")
+    parser.add_argument("--language", action=options.Repeat, metavar="CODE", help="such as en; may be repeated")
+    parser.add_argument(
+        "--dataset", action=options.Repeat, metavar="ID", help="data set on the Hub of the training; may be repeated"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace a README.md that is not a card of ours")
 
 
 def run(arguments: argparse.Namespace) -> None:
     """Describe what is there."""
+    from trl_bonesoup.front.front import Front
+    from trl_bonesoup.hub.card import check_replaceable
+    from trl_bonesoup.hub.describe import CardMetadata, describe_family, describe_soup
     from trl_bonesoup.soup.source import open_soup
 
-    model = Path(arguments.model)
-    adapter = (model / "adapter_config.json").is_file()
-    if not adapter and not (model / "config.json").is_file():
-        raise ConfigurationError(f"{model} holds no saved soup: neither adapter_config.json nor config.json is there.")
+    _check(arguments)
     source = open_soup(arguments.soup, base_model=arguments.base_model)
-    path = describe(
-        source,
-        model,
-        options.parse_preference(arguments.preference, source.manifest),
-        options.parse_extrapolation(arguments.extrapolation),
-        full=not adapter,
-        front_path=arguments.front,
-        name=arguments.name,
-        license=arguments.license,
-        base_model=arguments.base_model,
-    )
+    if arguments.model is None and source.from_hub:
+        raise ConfigurationError(
+            f"{arguments.soup} is on the Hub; the card of a family is written into a local folder."
+        )
+    folder = source.folder if arguments.model is None else Path(arguments.model)
+    if not arguments.overwrite:
+        check_replaceable(folder)
+    front = Front.from_json(arguments.front) if arguments.front else None
+    compared = {name: Front.from_json(file) for name, file in map(_named, arguments.compare or [])}
+    metadata: CardMetadata = {
+        "license": arguments.license,
+        "language": arguments.language,
+        "datasets": arguments.dataset,
+        "base_model": arguments.base_model,
+    }
+    if arguments.model is None:
+        path = describe_family(source, folder, front=front, compared=compared, repo_id=arguments.name, **metadata)
+    else:
+        path = describe_soup(
+            source,
+            folder,
+            options.parse_preference(arguments.preference, source.manifest),
+            options.parse_extrapolation(arguments.extrapolation),
+            full=not (folder / "adapter_config.json").is_file(),
+            front=front,
+            compared=compared,
+            name=arguments.name,
+            family=arguments.family,
+            **metadata,
+        )
     print(f"Wrote {path}.")
 
 
-def describe(
-    source: Any,
-    folder: Path,
-    preference: Any,
-    extrapolation: Any,
-    *,
-    full: bool,
-    front_path: str | Path | None = None,
-    name: str | None = None,
-    license: str | None = None,
-    base_model: str | None = None,
-) -> Path:
-    """Write the card of a soup at one preference into its folder, with the picture of the front if there is one."""
-    from trl_bonesoup.front.front import Front
-    from trl_bonesoup.hub.card import soup_card, write_card
-    from trl_bonesoup.soup.recipe import mergekit_yaml
-    from trl_bonesoup.soup.record import SavedSoup
+def _check(arguments: argparse.Namespace) -> None:
+    """Check that the arguments are those of one soup or of a family."""
+    if arguments.model is None:
+        given = [name for name in ("preference", "family") if getattr(arguments, name) is not None]
+        if given:
+            raise ConfigurationError(
+                f"--{given[0]} belongs to the card of one soup: say in which folder MODEL it was saved. Without MODEL "
+                "the card is that of all backbones, and --name is their id on the Hub."
+            )
+        return
+    model = Path(arguments.model)
+    if not any((model / name).is_file() for name in ("adapter_config.json", "config.json")):
+        raise ConfigurationError(f"{model} holds no saved soup: neither adapter_config.json nor config.json is there.")
+    if arguments.preference is None:
+        raise ConfigurationError(f"--preference is missing: say which preference the soup in {model} was merged for.")
 
-    front = Front.from_json(front_path) if front_path else None
-    picture = folder / "front.png" if front else None
-    if front and picture:
-        front.plot(picture)
-    try:
-        recipe = mergekit_yaml(source.manifest, None, preference, extrapolation)
-    except SoupError:  # a path that mergekit cannot express
-        recipe = None
-    card = soup_card(
-        source.manifest,
-        preference,
-        kind="full" if full else "adapter",
-        extrapolation=extrapolation,
-        saved=SavedSoup.read(folder),
-        front=front,
-        plot_path=picture,
-        mergekit_yaml=recipe,
-        name=name,
-        license=license,
-        base_model=base_model,
-        folder=source.folder,
-    )
-    return write_card(folder, card, picture)
+
+def _named(text: str) -> tuple[str, str]:
+    name, separator, file = str(text).partition("=")
+    if not (name and separator and file):
+        raise ConfigurationError(
+            f'--compare takes the name of a method and its front, "NAME=front.json"; got {text!r}.'
+        )
+    return name, file

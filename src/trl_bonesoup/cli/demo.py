@@ -79,16 +79,15 @@ def run(arguments: argparse.Namespace) -> None:
     preference = [1.0 / len(names)] * len(names)
     _mergekit(out, manifest, preference)
     _step(5, "Writing its model card")
-    from trl_bonesoup.cli.card import describe
+    from trl_bonesoup.hub.describe import describe_soup
     from trl_bonesoup.soup.source import open_soup
 
-    describe(
+    describe_soup(
         open_soup(out),
         out / "merged",
         preference,
-        0.0,
         full=True,
-        front_path=out / "front.json",
+        front=front,
         license=None if arguments.model else "apache-2.0",
         base_model=arguments.model or EMBEDDED,
     )

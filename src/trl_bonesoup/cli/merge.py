@@ -48,11 +48,17 @@ def run(arguments: argparse.Namespace) -> None:
         return
     if arguments.out is None:
         raise ConfigurationError("OUT is missing: say which folder to write, or give --print-yaml.")
-    from trl_bonesoup.cli.card import describe
+    from trl_bonesoup.front.front import Front
+    from trl_bonesoup.hub.describe import describe_soup
+    from trl_bonesoup.hub.measured import check_front
     from trl_bonesoup.soup.export import merge
 
+    front = Front.from_json(arguments.front) if arguments.front else None
+    if front is not None:
+        check_front(front, source.manifest)
+
     def write_card(export: Any) -> None:
-        describe(source, export.path, preference, extrapolation, full=export.full, front_path=arguments.front)
+        describe_soup(source, export.path, preference, extrapolation, full=export.full, front=front)
 
     options.show_warnings_plainly()
     export = merge(

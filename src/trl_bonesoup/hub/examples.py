@@ -12,7 +12,7 @@ import yaml
 
 from trl_bonesoup.errors import ConfigurationError, SoupError
 from trl_bonesoup.hub.metadata import BaseModelName, hub_id
-from trl_bonesoup.manifest import SoupManifest
+from trl_bonesoup.manifest import Preference, SoupManifest
 from trl_bonesoup.markdown import fenced, hide_local_paths
 from trl_bonesoup.soup.recipe import mergekit_yaml
 from trl_bonesoup.weights import FloatArray
@@ -23,9 +23,9 @@ _PLAIN_NAME = re.compile(r"[\w.-]+")
 
 __all__ = [
     "adapter_example",
-    "family_recipe",
     "merge_command",
     "place",
+    "portable_recipe",
     "recipe",
     "rows_example",
     "soup_example",
@@ -115,31 +115,33 @@ def merge_command(
     return fenced(shlex.join(words), "bash")
 
 
-def recipe(mergekit_yaml: str | None) -> dict[str, str]:
+def recipe(text: str | None) -> dict[str, str]:
     """Return a mergekit recipe as a code block, without folders of this machine, and a note if there were any.
 
     Raises:
         ConfigurationError: if it is not YAML.
     """
-    if not mergekit_yaml:
+    if not text:
         return {"recipe": "", "recipe_note": ""}
     try:
-        content = yaml.safe_load(mergekit_yaml)
+        content = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise ConfigurationError(f"mergekit_yaml must be the text of a mergekit recipe in YAML; {error}.") from error
     portable = hide_local_paths(content)
-    if portable == content and hide_local_paths(mergekit_yaml) == mergekit_yaml:
-        return {"recipe": fenced(mergekit_yaml, "yaml"), "recipe_note": ""}
-    text = yaml.safe_dump(portable, sort_keys=False, allow_unicode=True)
-    return {"recipe": fenced(text, "yaml"), "recipe_note": ", after replacing its folders by yours"}
+    if portable == content and hide_local_paths(text) == text:
+        return {"recipe": fenced(text, "yaml"), "recipe_note": ""}
+    rewritten = yaml.safe_dump(portable, sort_keys=False, allow_unicode=True)
+    return {"recipe": fenced(rewritten, "yaml"), "recipe_note": ", after replacing its folders by yours"}
 
 
-def family_recipe(manifest: SoupManifest, preference_N: FloatArray) -> dict[str, str]:
-    """Return the recipe of one preference as `recipe` does; none if mergekit cannot name the backbones."""
+def portable_recipe(
+    manifest: SoupManifest, preference: Preference, extrapolation: float | Sequence[float] = 0.0
+) -> str | None:
+    """Return the mergekit recipe to publish beside soup.json; None if mergekit cannot name the backbones."""
     try:
-        return recipe(mergekit_yaml(manifest, None, preference_N))
-    except SoupError:  # a path that mergekit cannot express
-        return recipe(None)
+        return mergekit_yaml(manifest, None, preference, extrapolation)
+    except SoupError:
+        return None
 
 
 def _literal(name: str) -> str:

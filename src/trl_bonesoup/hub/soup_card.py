@@ -167,7 +167,11 @@ def _precision(saved: SavedSoup, lost: float) -> str | None:
 
 def _measured(front: Front | None, point: FrontPoint | None, compared: Mapping[str, Front]) -> dict[str, Any]:
     if front is None or point is None:
-        return {"reward_table": None, "why_not_measured": " at these coefficients" if front else "", "others": ""}
+        return {
+            "reward_table": None,
+            "why_not_measured": " at these coefficients" if front is not None else "",
+            "others": "",
+        }
     beside = [code(name) for name, other in compared.items() if has_row(other, point.preference_N)]
     return {
         "reward_table": reward_table(front, point, compared),
