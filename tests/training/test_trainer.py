@@ -210,6 +210,7 @@ def test_the_critic_learns_the_mean_score(base: str, prompts: Dataset, settings:
         critic_learning_rate=0.1,
         lr_scheduler_type="constant",
         weight_decay=0.0,
+        max_grad_norm=1e9,
     )
 
     def constant(completions: list, **columns: Any) -> list[float]:

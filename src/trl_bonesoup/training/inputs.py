@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike
 
 from trl_bonesoup.errors import ConfigurationError
 from trl_bonesoup.training.config import MultiRewardPPOConfig
+from trl_bonesoup.training.finite import first_not_finite
 from trl_bonesoup.weights import FloatArray, check_column, check_combination_weights
 
 
@@ -82,6 +83,26 @@ def planned_steps(dataset: Any, args: MultiRewardPPOConfig) -> int:
         raise ConfigurationError("A data set without a length needs max_steps, the number of optimizer steps.")
     rollouts = len(dataset) // (args.generation_batch_size // args.num_generations)
     return math.ceil(args.num_train_epochs * math.ceil(rollouts * args.steps_per_rollout))
+
+
+def check_model(policy: Any, tokenizer: Any) -> None:
+    """Raise `ConfigurationError` for a policy with weights that are not finite, or fewer embeddings than its tokenizer.
+
+    Both would fail in the first rollout, with an error that names neither.
+    """
+    name = first_not_finite([*policy.named_parameters(), *policy.named_buffers()])
+    if name is not None:
+        raise ConfigurationError(
+            f"The model to train has NaN or infinity in {name}, so that it cannot generate. Load another checkpoint, "
+            "or another dtype if this one is too narrow for it."
+        )
+    rows = getattr(policy.get_input_embeddings(), "num_embeddings", None)
+    largest = max(tokenizer.get_vocab().values(), default=-1)
+    if rows is not None and largest >= rows:
+        raise ConfigurationError(
+            f"The tokenizer has tokens up to number {largest} and the model {rows} embeddings. Take the model's own "
+            f"tokenizer, or make room first: model.resize_token_embeddings({largest + 1})."
+        )
 
 
 def context_length(model: Any) -> float:

@@ -8,6 +8,7 @@ What differs from GRPOTrainer, and nothing else does:
 - each objective's score is normalised before the weights of one backbone mix them;
 - the loss is PPO's: clipped ratio, clipped value, optional entropy bonus; a rollout batch's epochs
   may end early;
+- a step whose gradient or weights are not finite ends the run, before anything is saved;
 - a run that was killed at any moment continues as if it had not been.
 
 Axis letters: B sequence, T completion token, N objective.
@@ -41,8 +42,10 @@ from trl_bonesoup.training.gae import (
     token_rewards,
     whiten,
 )
+from trl_bonesoup.training.guard import CheckWeights, Guarded
 from trl_bonesoup.training.inputs import (
     check_dataset,
+    check_model,
     check_normalization,
     check_prompts,
     context_length,
@@ -65,7 +68,7 @@ from trl_bonesoup.weights import FloatArray
 logger = logging.getLogger(__name__)
 
 
-class MultiRewardPPOTrainer(CriticForward):
+class MultiRewardPPOTrainer(Guarded, CriticForward):
     """Trains one backbone with PPO on one column of the combination weights.
 
     Args:
@@ -88,7 +91,8 @@ class MultiRewardPPOTrainer(CriticForward):
     Raises:
         ConfigurationError, WeightsError: for settings that do not fit, before a model is loaded.
         RewardError: during training, when a reward function raises or returns anything but one
-            finite number (or `None`) per completion.
+            finite number (or `None`) per completion, or takes longer than `args.reward_timeout`.
+        TrainingError: during training, when the gradient or the weights are not finite, or memory runs out.
 
     Source: Bone Soups, Section 3.2; PPO as in Ziegler et al. 2019 and Huang et al. 2022.
     """
@@ -149,6 +153,7 @@ class MultiRewardPPOTrainer(CriticForward):
         self.reward_weights = self.scoring.column_N
         self.kl_controller = KLController(args.kl_coef, args.kl_target, args.kl_horizon)
         policy = self.accelerator.unwrap_model(self.model)
+        check_model(policy, self._tokenizer)
         self._room = context_length(policy) - args.max_completion_length
         check_prompts(self.train_dataset, self._tokenize_prompts, self._room, args)
         self.critic, self._critic_optimizer = make_critic(value_model, policy).to(self.accelerator.device), None
@@ -158,6 +163,7 @@ class MultiRewardPPOTrainer(CriticForward):
         else:
             self.critic = self.accelerator.prepare_model(self.critic)
         self.add_callback(ZeroCriticGrad(self.critic))
+        self.add_callback(CheckWeights(self.critic))
         self.add_callback(SaveAtRollouts(args.steps_per_rollout))
         self._moved = torch.zeros(2)
         self._stopped = False

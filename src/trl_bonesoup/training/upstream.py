@@ -22,6 +22,7 @@ PRIVATE_METHODS = {
         "batch_size",
         "compute_entropy",
     ),
+    "_get_grad_norm": ("model", "grad_norm"),
     "_get_train_sampler": ("dataset",),
     "_save": ("output_dir", "state_dict"),
     "_save_checkpoint": ("model", "trial"),
