@@ -15,6 +15,7 @@ import numpy as np
 from trl_bonesoup.errors import ConfigurationError, SoupError
 from trl_bonesoup.manifest import Preference
 from trl_bonesoup.soup.adapters import check_same_base, read_adapter
+from trl_bonesoup.soup.agreement import check_agreement, check_recorded_base
 from trl_bonesoup.soup.combine import StackedAdapters, stack_adapters
 from trl_bonesoup.soup.compress import CompressedAdapters, check_rank
 from trl_bonesoup.soup.folders import check_target, complete_folder, room_for
@@ -160,7 +161,8 @@ def save_soup(
 
 def stacked(source: SoupSource, *, allow_nan: bool = False) -> StackedAdapters:
     """Read the adapters of a soup, ready to be written at any λ without the base model."""
-    adapters = [read_adapter(folder) for folder in source.backbones()]
+    folders = source.backbones()
+    adapters = [read_adapter(folder) for folder in folders]
     if source.base_override is None:
         check_same_base(adapters)
     try:
@@ -169,6 +171,9 @@ def stacked(source: SoupSource, *, allow_nan: bool = False) -> StackedAdapters:
         if not adapters[0].base_model:
             raise
         base = ModelRef(adapters[0].base_model)
+    if source.base_override is None:
+        check_recorded_base(adapters, base)
+    check_agreement(folders, Path(base.id) if base.is_local else None, full=False)
     return stack_adapters(adapters, base, allow_nan=allow_nan)
 
 
@@ -178,7 +183,10 @@ def open_ingredients(source: SoupSource, coefficients_KN: FloatArray) -> Ingredi
 
     base = source.base_model()
     needed = any(base_share(row) for row in np.atleast_2d(coefficients_KN))
-    return Ingredients.open(source.backbones(), base.folder() if needed or base.is_local else None)
+    folders, base_folder = source.backbones(), base.folder() if needed or base.is_local else None
+    ingredients = Ingredients.open(folders, base_folder)
+    check_agreement(folders, base_folder, full=True)
+    return ingredients
 
 
 def write_merged(

@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike
 from trl_bonesoup.errors import SoupError, WeightsError
 from trl_bonesoup.manifest import Preference, SoupManifest
 from trl_bonesoup.soup.adapters import check_same_base, read_adapter
+from trl_bonesoup.soup.agreement import check_agreement, check_recorded_base
 from trl_bonesoup.soup.full import FullParameters
 from trl_bonesoup.soup.loading import load_adapters, load_model, load_tokenizer
 from trl_bonesoup.soup.scales import AdapterScales
@@ -101,12 +102,16 @@ class BoneSoup:
         folders, base = source.backbones(), source.base_model()
         options: dict[str, Any] = {"dtype": dtype, "device": device, "trust_remote_code": trust_remote_code}
         weights: _Weights
+        base_folder = Path(base.id) if base.is_local else None
         if source.kind == "adapter":
             adapters = [read_adapter(folder) for folder in folders]
             if source.base_override is None:
                 check_same_base(adapters)
+                check_recorded_base(adapters, base)
+            check_agreement(folders, base_folder, full=False)
             weights = load_adapters(load_model(base, **options), adapters, base, allow_nan=allow_nan)
         else:
+            check_agreement(folders, base_folder, full=True)
             weights = FullParameters(load_model(ModelRef(str(folders[0])), **options), folders, base)
         return cls(source, weights, load_tokenizer(folders[0], base, trust_remote_code=trust_remote_code))
 
