@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import os
+import re
 import shutil
 import signal
 import sys
@@ -19,7 +20,7 @@ from tiny import count_word
 
 from trl_bonesoup import MultiRewardPPOConfig, MultiRewardPPOTrainer
 from trl_bonesoup.errors import ConfigurationError, RewardError
-from trl_bonesoup.training.resume import last_complete_checkpoint
+from trl_bonesoup.training.resume import checkpoint_to_resume, last_complete_checkpoint
 
 LORA = LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM")
 
@@ -132,28 +133,93 @@ def test_a_run_killed_while_it_writes_continues_to_the_same_end(
     assert len(beginnings) >= 3
 
 
-@pytest.mark.parametrize(
-    "damage",
-    [
-        lambda folder: (folder / "trainer_state.json").unlink(),
-        lambda folder: (folder / "trainer_state.json").write_text('{"epoch": 0.5,'),
-        lambda folder: (folder / "bonesoup_state.json").unlink(),
-        lambda folder: (folder / "critic.safetensors").write_bytes(b"\x10\x00"),
-    ],
-    ids=["no trainer state", "half a trainer state", "no state of ours", "half a critic"],
-)
-def test_a_damaged_checkpoint_is_passed_over(
-    base: str, settings: Any, tmp_path: Path, damage: Callable[[Path], Any], caplog: pytest.LogCaptureFixture
-) -> None:
-    args = settings(max_steps=4, save_strategy="steps", save_steps=2)
+def cut(name: str, size: int = -7) -> Callable[[Path], Any]:
+    """Leave the beginning of a file, as a machine that loses power does."""
+    return lambda folder: (folder / name).write_bytes((folder / name).read_bytes()[:size])
+
+
+def flip(name: str) -> Callable[[Path], Any]:
+    """Change one bit of a number in a file."""
+
+    def damage(folder: Path) -> None:
+        content = bytearray((folder / name).read_bytes())
+        content[len(content) // 2] ^= 4
+        (folder / name).write_bytes(content)
+
+    return damage
+
+
+DAMAGE: dict[str, tuple[str, Callable[[Path], Any]]] = {
+    "no trainer state": ("trainer_state.json, which is written last", lambda f: (f / "trainer_state.json").unlink()),
+    "half a trainer state": ("trainer_state.json", cut("trainer_state.json", 20)),
+    "no state of ours": ("bonesoup_state.json", lambda folder: (folder / "bonesoup_state.json").unlink()),
+    "half a state of ours": ("bonesoup_state.json", cut("bonesoup_state.json")),
+    "half a critic": ("critic.safetensors", cut("critic.safetensors", 2)),
+    "no critic": ("critic.safetensors", lambda folder: (folder / "critic.safetensors").unlink()),
+    "half an adapter": ("adapter_model.safetensors", cut("adapter_model.safetensors")),
+    "no adapter": ("adapter_model.safetensors", lambda folder: (folder / "adapter_model.safetensors").unlink()),
+    "half a configuration": ("adapter_config.json", cut("adapter_config.json")),
+    "half an optimizer": ("optimizer.pt", cut("optimizer.pt")),
+    "an empty optimizer": ("optimizer.pt", cut("optimizer.pt", 0)),
+    "another bit in the optimizer": ("optimizer.pt", flip("optimizer.pt")),
+    "no optimizer": ("optimizer.pt", lambda folder: (folder / "optimizer.pt").unlink()),
+    "half a schedule": ("scheduler.pt", cut("scheduler.pt")),
+    "no random state": (r"rng_state\*.pth", lambda folder: (folder / "rng_state.pth").unlink()),
+    "half a random state": ("rng_state.pth", cut("rng_state.pth")),
+}
+
+
+@pytest.fixture(scope="module")
+def three_checkpoints(base: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("trained") / "run"
+    args = MultiRewardPPOConfig(
+        str(folder), per_device_train_batch_size=8, num_iterations=1, max_completion_length=4, max_steps=3,
+        save_strategy="steps", save_steps=1, report_to="none", use_cpu=True, disable_tqdm=True,
+        activation_checkpointing=False,
+    )  # fmt: skip
     make(base, args).train()
-    damage(tmp_path / "run" / "checkpoint-4")
-    assert last_complete_checkpoint(tmp_path / "run") == tmp_path / "run" / "checkpoint-2"
-    with pytest.raises(ConfigurationError, match=r"checkpoint-4 cannot be resumed from: it lacks a readable"):
-        make(base, args).train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-4"))
-    shutil.rmtree(tmp_path / "run")
-    (tmp_path / "run" / "checkpoint-best").mkdir(parents=True)
-    assert last_complete_checkpoint(tmp_path / "run") is None
+    return folder
+
+
+@pytest.mark.parametrize(("file", "damage"), DAMAGE.values(), ids=DAMAGE)
+def test_a_damaged_checkpoint_is_passed_over_with_a_warning(
+    three_checkpoints: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, file: str, damage: Callable[[Path], Any]
+) -> None:
+    folder = shutil.copytree(three_checkpoints, tmp_path / "run")
+    assert checkpoint_to_resume(folder) == folder / "checkpoint-3"
+    assert not caplog.records
+    damage(folder / "checkpoint-3")
+    assert checkpoint_to_resume(folder) == folder / "checkpoint-2"
+    (record,) = caplog.records
+    assert record.levelname == "WARNING"
+    assert re.search(rf"checkpoint-3 is passed over: it lacks a readable .*{file}", record.getMessage())
+
+
+def test_a_damaged_checkpoint_that_was_asked_for_is_an_error(
+    base: str, settings: Any, three_checkpoints: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(three_checkpoints, tmp_path / "run")
+    cut("optimizer.pt")(folder / "checkpoint-2")
+    with pytest.raises(
+        ConfigurationError, match=r"checkpoint-2 cannot be resumed from: it lacks a readable optim.*True"
+    ):
+        make(base, settings()).train(resume_from_checkpoint=str(folder / "checkpoint-2"))
+
+
+def test_folders_that_are_no_checkpoints_are_left_alone(
+    three_checkpoints: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = tmp_path / "run"
+    (folder / "checkpoint-best").mkdir(parents=True)
+    (folder / "checkpoint-9").write_text("a file")
+    assert last_complete_checkpoint(folder) is None
+    assert checkpoint_to_resume(folder) is None
+    assert "No complete checkpoint" in caplog.text
+    assert "training starts from the beginning" in caplog.text
+    weights_alone = shutil.copytree(three_checkpoints / "checkpoint-3", folder / "checkpoint-3")
+    for name in ("optimizer.pt", "scheduler.pt", "rng_state.pth"):  # as save_only_model leaves it
+        (weights_alone / name).unlink()
+    assert last_complete_checkpoint(folder) == weights_alone
 
 
 def test_a_critic_of_another_kind_is_refused(base: str, settings: Any, tmp_path: Path) -> None:

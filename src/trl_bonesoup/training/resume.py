@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import TrainerCallback
@@ -19,7 +19,10 @@ from trl.trainer.utils import RepeatSampler
 from trl_bonesoup.errors import ConfigurationError
 from trl_bonesoup.rewards.normalization import ScoreNormalizer
 from trl_bonesoup.training.critic import trainable_state
+from trl_bonesoup.training.intact import damaged_file, missing_file
 from trl_bonesoup.training.losses import KLController
+
+logger = logging.getLogger(__name__)
 
 _CRITIC_FILE = "critic.safetensors"
 _STATE_FILE = "bonesoup_state.json"
@@ -111,28 +114,46 @@ def load_state(folder: Path, critic: nn.Module, kl: KLController, normalizer: Sc
         normalizer.load_state_dict(state["score_normalizer"])
 
 
-def what_is_missing(checkpoint: Path) -> str | None:
+def what_is_missing(checkpoint: Path, *, thorough: bool = False) -> str | None:
     """Say what a checkpoint lacks to be resumed from, or `None` if it is complete.
 
-    A process that is killed while it writes leaves a folder that looks like a checkpoint.
+    A process that is killed while it writes leaves a folder that looks like a checkpoint, and a machine
+    that loses power may leave files without their ends.
+
+    Args:
+        checkpoint: its folder.
+        thorough: see `damaged_file`.
     """
     try:
         TrainerState.load_from_json(str(checkpoint / _LAST_FILE))
     except (OSError, ValueError, TypeError):
         return f"a readable {_LAST_FILE}, which is written last"
-    try:
-        json.loads((checkpoint / _STATE_FILE).read_text(encoding="utf-8"))
-        with safe_open(checkpoint / _CRITIC_FILE, "pt"):
-            return None
-    except (OSError, ValueError, SafetensorError):
-        return f"a readable {_STATE_FILE} and {_CRITIC_FILE}"
+    lost = next((name for name in (_STATE_FILE, _CRITIC_FILE) if not (checkpoint / name).is_file()), None)
+    damaged = lost or damaged_file(checkpoint, thorough=thorough) or missing_file(checkpoint)
+    return None if damaged is None else f"a readable {damaged}"
 
 
 def last_complete_checkpoint(folder: Path) -> Path | None:
     """Return the newest checkpoint in `folder` that was written to its end, or `None`."""
+    return next((path for path in _checkpoints(folder) if what_is_missing(path) is None), None)
+
+
+def checkpoint_to_resume(folder: Path) -> Path | None:
+    """Return the newest checkpoint in `folder` that can be resumed from, or `None`; say in the log what is passed over."""
+    for path in _checkpoints(folder):
+        missing = what_is_missing(path, thorough=True)
+        if missing is None:
+            return path
+        logger.warning("%s is passed over: it lacks %s.", path, missing)
+    logger.warning("No complete checkpoint in %s: training starts from the beginning.", folder)
+    return None
+
+
+def _checkpoints(folder: Path) -> list[Path]:
+    """Return the checkpoints in a folder, newest first."""
     found = {}
     for path in folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
         step = re.fullmatch(rf"{PREFIX_CHECKPOINT_DIR}-(\d+)", path.name)
         if step and path.is_dir():
             found[int(step[1])] = path
-    return next((found[step] for step in sorted(found, reverse=True) if what_is_missing(found[step]) is None), None)
+    return [found[step] for step in sorted(found, reverse=True)]

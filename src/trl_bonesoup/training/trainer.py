@@ -17,7 +17,6 @@ Axis letters: B sequence, T completion token, N objective.
 from __future__ import annotations
 
 import copy
-import logging
 import math
 from collections.abc import Sequence
 from functools import partial
@@ -56,7 +55,7 @@ from trl_bonesoup.training.losses import KLController, approximate_kl, policy_lo
 from trl_bonesoup.training.resume import (
     EpochSampler,
     SaveAtRollouts,
-    last_complete_checkpoint,
+    checkpoint_to_resume,
     load_state,
     save_state,
     what_is_missing,
@@ -64,9 +63,6 @@ from trl_bonesoup.training.resume import (
 from trl_bonesoup.training.scoring import Scoring
 from trl_bonesoup.training.upstream import require_tested_trl
 from trl_bonesoup.weights import FloatArray
-
-logger = logging.getLogger(__name__)
-
 
 class MultiRewardPPOTrainer(Guarded, CriticForward):
     """Trains one backbone with PPO on one column of the combination weights.
@@ -208,14 +204,10 @@ class MultiRewardPPOTrainer(Guarded, CriticForward):
             ConfigurationError: for a checkpoint that was not written to its end.
         """
         if resume_from_checkpoint is True:
-            found = last_complete_checkpoint(Path(self.args.output_dir))
-            if found is None:
-                logger.warning(
-                    "No complete checkpoint in %s: training starts from the beginning.", self.args.output_dir
-                )
+            found = checkpoint_to_resume(Path(self.args.output_dir))
             resume_from_checkpoint = None if found is None else str(found)
         elif resume_from_checkpoint:
-            missing = what_is_missing(Path(resume_from_checkpoint))
+            missing = what_is_missing(Path(resume_from_checkpoint), thorough=True)
             if missing is not None:
                 raise ConfigurationError(
                     f"{resume_from_checkpoint} cannot be resumed from: it lacks {missing}. "
