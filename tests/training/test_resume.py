@@ -7,6 +7,7 @@ import re
 import shutil
 import signal
 import sys
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -139,11 +140,13 @@ def cut(name: str, size: int = -7) -> Callable[[Path], Any]:
 
 
 def flip(name: str) -> Callable[[Path], Any]:
-    """Change one bit of a number in a file."""
+    """Change one bit of the largest tensor in a file of torch's."""
 
     def damage(folder: Path) -> None:
         content = bytearray((folder / name).read_bytes())
-        content[len(content) // 2] ^= 4
+        with zipfile.ZipFile(folder / name) as archive:
+            numbers = archive.read(max(archive.infolist(), key=lambda entry: entry.file_size))
+        content[content.index(numbers) + len(numbers) // 2] ^= 4
         (folder / name).write_bytes(content)
 
     return damage

@@ -139,7 +139,7 @@ def last_complete_checkpoint(folder: Path) -> Path | None:
 
 
 def checkpoint_to_resume(folder: Path) -> Path | None:
-    """Return the newest checkpoint in `folder` that can be resumed from, or `None`; say in the log what is passed over."""
+    """Return the newest checkpoint in `folder` that can be resumed from, or `None`; log what is passed over."""
     for path in _checkpoints(folder):
         missing = what_is_missing(path, thorough=True)
         if missing is None:
