@@ -1,16 +1,10 @@
 """The card of a family is parsed back: what it says of B, λ and the front, and that it loads what it says."""
 
-import re
-
-import numpy as np
 import pytest
-import yaml
-from test_card import blocks, make_front, make_manifest, read_back, section, table_with
+from cards import make_manifest, read_back
 
-from trl_bonesoup.errors import FrontError
 from trl_bonesoup.hub.card import family_card
 from trl_bonesoup.manifest import Backbone
-from trl_bonesoup.weights import simplex_grid
 
 
 class TestMetadata:

@@ -10,6 +10,7 @@ from trl_bonesoup.front.front import Front
 from trl_bonesoup.hub.card import family_card, soup_card, write_card
 from trl_bonesoup.hub.examples import portable_recipe
 from trl_bonesoup.hub.measured import measured_point
+from trl_bonesoup.hub.metadata import base_model_name
 from trl_bonesoup.manifest import Preference
 from trl_bonesoup.soup.record import SavedSoup
 from trl_bonesoup.soup.source import SoupSource
@@ -53,6 +54,7 @@ def describe_soup(
     """
     folder, manifest = Path(folder), source.manifest
     picture = None if front is None else folder / PICTURE
+    base = base_model_name(manifest, metadata.get("base_model"), source.folder)
     card = soup_card(
         manifest,
         preference,
@@ -62,7 +64,7 @@ def describe_soup(
         front=front,
         compared=compared,
         plot_path=picture,
-        mergekit_yaml=portable_recipe(manifest, preference, extrapolation),
+        mergekit_yaml=portable_recipe(manifest, base, preference, extrapolation),
         name=name,
         family=family,
         folder=source.folder,

@@ -12,14 +12,14 @@ import yaml
 
 from trl_bonesoup.errors import ConfigurationError, SoupError
 from trl_bonesoup.hub.metadata import BaseModelName, hub_id
-from trl_bonesoup.manifest import Preference, SoupManifest
+from trl_bonesoup.manifest import BaseModelRef, Preference, SoupManifest
 from trl_bonesoup.markdown import fenced, hide_local_paths
 from trl_bonesoup.soup.recipe import mergekit_yaml
 from trl_bonesoup.weights import FloatArray
 
 THIS_FOLDER = "path/to/this/folder"
 FAMILY_FOLDER = "path/to/the/folder/with/soup.json"
-_PLAIN_NAME = re.compile(r"[\w.-]+")
+_PLAIN_NAME = re.compile(r"\w[\w.-]*")
 
 __all__ = [
     "adapter_example",
@@ -101,6 +101,7 @@ def merge_command(
     extrapolation: float | Sequence[float] = 0.0,
     *,
     full: bool = False,
+    rank: int | None = None,
 ) -> str:
     """Return the command that writes one soup of the family."""
     shares = [f"{share:.12g}" for share in preference_N]
@@ -111,12 +112,13 @@ def merge_command(
     if np.any(np.asarray(extrapolation) != 0.0):
         words += ["--extrapolation", ",".join(f"{alpha:.12g}" for alpha in np.atleast_1d(extrapolation))]
     words += ["--full"] if full else []
+    words += [] if rank is None else ["--rank", str(rank)]
     words += [] if base.argument is None else ["--base-model", base.argument]
     return fenced(shlex.join(words), "bash")
 
 
-def recipe(text: str | None) -> dict[str, str]:
-    """Return a mergekit recipe as a code block, without folders of this machine, and a note if there were any.
+def recipe(text: str | None, base: BaseModelName) -> dict[str, str]:
+    """Return a mergekit recipe as a code block, without folders of this machine, and what a reader has to replace.
 
     Raises:
         ConfigurationError: if it is not YAML.
@@ -128,16 +130,22 @@ def recipe(text: str | None) -> dict[str, str]:
     except yaml.YAMLError as error:
         raise ConfigurationError(f"mergekit_yaml must be the text of a mergekit recipe in YAML; {error}.") from error
     portable = hide_local_paths(content)
+    replace = ", after replacing its folders by yours"
     if portable == content and hide_local_paths(text) == text:
-        return {"recipe": fenced(text, "yaml"), "recipe_note": ""}
+        return {"recipe": fenced(text, "yaml"), "recipe_note": "" if base.hub_id else replace}
     rewritten = yaml.safe_dump(portable, sort_keys=False, allow_unicode=True)
-    return {"recipe": fenced(rewritten, "yaml"), "recipe_note": ", after replacing its folders by yours"}
+    return {"recipe": fenced(rewritten, "yaml"), "recipe_note": replace}
 
 
 def portable_recipe(
-    manifest: SoupManifest, preference: Preference, extrapolation: float | Sequence[float] = 0.0
+    manifest: SoupManifest,
+    base: BaseModelName,
+    preference: Preference,
+    extrapolation: float | Sequence[float] = 0.0,
 ) -> str | None:
     """Return the mergekit recipe to publish beside soup.json; None if mergekit cannot name the backbones."""
+    if base.hub_id and base.argument:
+        manifest = manifest.model_copy(update={"base_model": BaseModelRef(id=base.hub_id)})
     try:
         return mergekit_yaml(manifest, None, preference, extrapolation)
     except SoupError:

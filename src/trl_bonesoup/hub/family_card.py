@@ -11,7 +11,7 @@ import numpy as np
 from trl_bonesoup.front.front import Front
 from trl_bonesoup.hub import examples, tables
 from trl_bonesoup.hub.layout import plot_name, render
-from trl_bonesoup.hub.measured import check_comparable, check_family_front, how_measured
+from trl_bonesoup.hub.measured import OTHER_RUNS, OTHER_TRAINING, check_comparable, check_family_front, how_measured
 from trl_bonesoup.hub.metadata import base_model_name, card_data
 from trl_bonesoup.hub.reward_tables import front_table, metrics_table
 from trl_bonesoup.manifest import EQUAL, SoupManifest
@@ -89,7 +89,7 @@ def family_card(
         preset_table=tables.preset_table(manifest),
         rows_example=examples.rows_example(manifest) if adapters else None,
         **_one_model(manifest, base, repo_id, even_N, adapters),
-        **examples.recipe(examples.portable_recipe(manifest, even_N)),
+        **examples.recipe(examples.portable_recipe(manifest, base, even_N), base),
         circulant=_circulant(manifest.weights),
         formula="θ_sft + Σ_j λ_j·ΔW_j" if adapters else "Σ_j λ_j·θ_j",
         weights_table=_weights_table(manifest),
@@ -100,7 +100,7 @@ def family_card(
         training_table=tables.training_table(manifest),
         settings_table=tables.settings_table(manifest),
         versions=tables.versions(manifest),
-        not_measured=_not_measured(front),
+        not_measured=_not_measured(front, bool(compared)),
     )
 
 
@@ -124,7 +124,7 @@ def _circulant(weights: FloatArray) -> str:
     n, beta = len(weights), float(weights[0, 0])
     if not 1.0 / n < beta <= 1.0 or not np.allclose(weights, circulant_weights(n, beta), rtol=0.0, atol=1e-12):
         return ""
-    return f": β = {tables.number(beta)} of its own, the rest in equal parts of the others"
+    return f", here β = {tables.number(beta)} of one reward and equal parts of the others"
 
 
 def _weights_table(manifest: SoupManifest) -> str:
@@ -151,10 +151,11 @@ def _measured(front: Front | None, compared: Mapping[str, Front], manifest: Soup
     }
 
 
-def _not_measured(front: Front | None) -> list[str]:
+def _not_measured(front: Front | None, compared: bool) -> list[str]:
     if front is None:
         return ["The rewards of any soup; nothing here says how well a preference is met."]
     return [
         "Preferences between those in the table.",
-        "Other training runs: each backbone was trained once, so the intervals do not include how much runs differ.",
+        OTHER_RUNS,
+        *([OTHER_TRAINING] if compared else []),
     ]

@@ -28,7 +28,7 @@ def render(data: ModelCardData, template: str, **values: Any) -> ModelCard:
 
     folder = files(__package__) / "templates"
     texts = [(folder / name).read_text(encoding="utf-8") for name in ("metadata.md", template, "end.md")]
-    return ModelCard.from_template(data, template_str="".join(texts), **values)
+    return ModelCard.from_template(data, template_str="".join([*texts, "\n"]), **values)
 
 
 def plot_name(plot_path: str | Path) -> str:

@@ -12,7 +12,15 @@ from trl_bonesoup.errors import ConfigurationError
 from trl_bonesoup.front.front import Front, FrontPoint
 from trl_bonesoup.hub import examples, tables
 from trl_bonesoup.hub.layout import plot_name, render
-from trl_bonesoup.hub.measured import SAME_COEFFICIENT, check_comparable, has_row, how_measured, measured_point
+from trl_bonesoup.hub.measured import (
+    OTHER_RUNS,
+    OTHER_TRAINING,
+    SAME_COEFFICIENT,
+    check_comparable,
+    has_row,
+    how_measured,
+    measured_point,
+)
 from trl_bonesoup.hub.metadata import BaseModelName, base_model_name, card_data, eval_results
 from trl_bonesoup.hub.reward_tables import reward_table
 from trl_bonesoup.manifest import Preference, SoupManifest
@@ -51,8 +59,8 @@ def soup_card(
     """Return the model card of the soup at one preference.
 
     Rewards, and what saving the soup lost of it, are stated only if `front` and `saved` measured these
-    very coefficients. Text from soup.json and from
-    the arguments is shown as code, in which no markup works, and local folders by their last part.
+    very coefficients. Text from soup.json and from the arguments is shown as code, in which no markup
+    works, and local folders by their last part.
 
     Args:
         manifest: what was trained.
@@ -127,9 +135,15 @@ def soup_card(
         plot_says="Mean rewards of the soups over a grid of preferences" + (", this soup ringed" if point else ""),
         **_examples(manifest, kind, base, name, family),
         merge_command=examples.merge_command(
-            manifest, base, family, preference_N, extrapolation, full=kind == "full" and _of_adapters(manifest)
+            manifest,
+            base,
+            family,
+            preference_N,
+            extrapolation,
+            full=kind == "full" and _of_adapters(manifest),
+            rank=saved.rank if saved and lost is not None else None,
         ),
-        **examples.recipe(mergekit_yaml),
+        **examples.recipe(mergekit_yaml, base),
         base_source=base.source(manifest.base_model.revision),
         objective_table=tables.objective_table(manifest),
         training_table=tables.training_table(manifest),
@@ -176,7 +190,9 @@ def _measured(front: Front | None, point: FrontPoint | None, compared: Mapping[s
     return {
         "reward_table": reward_table(front, point, compared),
         "how_measured": how_measured(front, point.n_samples_N),
-        "others": f", and on the same prompts with the same settings {' and '.join(beside)}" if beside else "",
+        "others": f", and {' and '.join(beside)} at the same preference, on the same prompts with the same settings"
+        if beside
+        else "",
     }
 
 
@@ -210,12 +226,7 @@ def _of_adapters(manifest: SoupManifest) -> bool:
 def _not_measured(point: FrontPoint | None, compared: Mapping[str, Front], *, rounding: bool) -> list[str]:
     gaps = ["The rewards of this soup; nothing here says how well it meets the preference."]
     if point is not None:
-        gaps = [
-            "Other training runs: each backbone was trained once, so the intervals do not include how much runs differ."
-        ]
-        gaps += [
-            f"{code(name)} at this preference."
-            for name, other in compared.items()
-            if not has_row(other, point.preference_N)
-        ]
+        missing = [name for name, other in compared.items() if not has_row(other, point.preference_N)]
+        gaps = [OTHER_RUNS, *(f"{code(name)} at this preference." for name in missing)]
+        gaps += [OTHER_TRAINING] if len(missing) < len(compared) else []
     return gaps + (["What rounding the weights to their dtype loses of the soup's effect."] if rounding else [])
