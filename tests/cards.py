@@ -1,5 +1,6 @@
 """Manifests, fronts and hostile texts for cards, and readers of what came out of them."""
 
+import dataclasses
 import re
 
 import numpy as np
@@ -53,6 +54,22 @@ def make_front(manifest, preferences, extrapolation=0.0, markers=None):
         n_samples_KN=np.full(shape, 64),
         markers=markers or {},
     )
+
+
+EVALUATION = {
+    "rewards": {"helpful": "rewards:0", "harmless": "rewards:1"},
+    "prompts": 32,
+    "prompts_sha256": "5ca1ab1e",
+    "samples_per_prompt": 2,
+    "seed": 0,
+    "decoding": {"max_new_tokens": 24, "temperature": 0.7},
+}
+
+
+def evaluated(front, **changes):
+    """The same front with a record of its evaluation, changed; None takes an entry away."""
+    record = {key: value for key, value in {**EVALUATION, **changes}.items() if value is not None}
+    return dataclasses.replace(front, provenance=record)
 
 
 def read_back(card, tmp_path):

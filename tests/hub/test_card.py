@@ -5,7 +5,7 @@ from cards import make_manifest
 from huggingface_hub import ModelCard
 
 from trl_bonesoup.errors import ConfigurationError
-from trl_bonesoup.hub.card import soup_card, write_card
+from trl_bonesoup.hub.card import check_replaceable, family_card, soup_card, write_card
 
 
 class TestWriteCard:
@@ -24,13 +24,15 @@ class TestWriteCard:
         write_card(tmp_path, soup_card(make_manifest(), [0.8, 0.2], kind="full", plot_path=picture), picture)
         assert picture.read_bytes() == b"picture"
 
-    def test_replaces_an_older_card(self, tmp_path):
+    def test_replaces_an_older_card_and_leaves_nothing_else(self, tmp_path):
         (tmp_path / "README.md").write_text("old", encoding="utf-8")
         write_card(tmp_path, soup_card(make_manifest(), [0.8, 0.2], kind="full"))
         assert ModelCard.load(tmp_path / "README.md").data.library_name == "transformers"
+        assert [path.name for path in tmp_path.iterdir()] == ["README.md"]
 
     def test_without_a_picture_none_is_shown(self):
         assert "![" not in soup_card(make_manifest(), [0.8, 0.2], kind="full").text
+        assert "![" not in family_card(make_manifest()).text
 
     def test_refuses_a_picture_that_is_missing(self, tmp_path):
         card = soup_card(make_manifest(), [0.8, 0.2], kind="full", plot_path="missing.png")
@@ -42,3 +44,33 @@ class TestWriteCard:
     def test_refuses_what_no_card_shows(self, picture):
         with pytest.raises(ConfigurationError, match=r"pictures of \.png, \.svg"):
             soup_card(make_manifest(), [0.8, 0.2], kind="full", plot_path=picture)
+        with pytest.raises(ConfigurationError, match=r"pictures of \.png, \.svg"):
+            family_card(make_manifest(), plot_path=picture)
+
+
+class TestCheckReplaceable:
+    def test_no_readme_and_cards_of_ours_are(self, tmp_path):
+        check_replaceable(tmp_path)
+        for card in (soup_card(make_manifest(), [0.8, 0.2], kind="full"), family_card(make_manifest())):
+            write_card(tmp_path, card)
+            check_replaceable(tmp_path)
+
+    @pytest.mark.parametrize(
+        "content",
+        [
+            "# My notes on bone-soup\n",
+            "---\ntags: [peft, lora]\n---\n# A card\n",
+            "---\n[not, a, mapping]\n---\n",
+            "---\na: b: c\n---\n",
+            "",
+        ],
+    )
+    def test_what_somebody_else_wrote_is_not(self, tmp_path, content):
+        (tmp_path / "README.md").write_text(content, encoding="utf-8")
+        with pytest.raises(ConfigurationError, match=r"README\.md is not a card that trl-bonesoup wrote.*--overwrite"):
+            check_replaceable(tmp_path)
+
+    def test_nor_is_what_is_no_text(self, tmp_path):
+        (tmp_path / "README.md").write_bytes(b"\xff\xfe\x00")
+        with pytest.raises(ConfigurationError, match="is not a card"):
+            check_replaceable(tmp_path)

@@ -6,7 +6,7 @@ import warnings
 
 import numpy as np
 import pytest
-from cards import RECIPE, blocks, make_front, make_manifest, read_back, section, table_with
+from cards import RECIPE, blocks, evaluated, make_front, make_manifest, read_back, section, table_with
 
 from trl_bonesoup.errors import ConfigurationError, FrontError, WeightsError
 from trl_bonesoup.front.front import Marker
@@ -161,6 +161,41 @@ class TestMeasuredRewards:
         card = soup_card(make_manifest(), [0.8, 0.2], kind="full")
         assert section(card.text, "Measured rewards").strip() == "The rewards of this soup were not measured."
         assert "interval" not in card.text
+
+    def test_other_methods_stand_beside_it_where_they_measured_its_preference(self):
+        manifest = make_manifest()
+        front = evaluated(make_front(manifest, [[0.8, 0.2], [0.5, 0.5]], markers={"base": [-3.0, -4.0]}))
+        there = evaluated(make_front(manifest, [[1.0, 0.0], [0.5, 0.5], [0.8, 0.2]]))
+        elsewhere = evaluated(make_front(manifest, [[0.7, 0.3]]))
+        compared = {"Rewarded Soups": there, "MORLHF": elsewhere}
+        text = soup_card(manifest, [0.8, 0.2], kind="full", front=front, compared=compared).text
+        assert table_with(text, "Model")[1:] == [
+            ["this soup", "0.8, 0.2", "0 (-0.5 to 0.5)", "1 (0.5 to 1.5)"],
+            ["soup", "0.5, 0.5", "10 (9.5 to 10.5)", "11 (10.5 to 11.5)"],
+            ["Rewarded Soups", "0.8, 0.2", "20 (19.5 to 20.5)", "21 (20.5 to 21.5)"],
+            ["base", "", "-3", "-4"],
+        ]
+        measured, gaps = section(text, "Measured rewards"), section(text, "What was not measured")
+        assert "and `Rewarded Soups` at the same preference, on the same prompts with the same settings." in measured
+        assert "MORLHF" not in measured
+        assert "- `MORLHF` at this preference." in gaps
+        assert "- Whether the methods beside this one had the same training." in gaps
+
+    def test_other_methods_are_not_shown_beside_what_was_not_measured(self):
+        manifest = make_manifest()
+        front = evaluated(make_front(manifest, [[1.0, 0.0], [0.5, 0.5]]))
+        there = evaluated(make_front(manifest, [[0.8, 0.2]]))
+        card = soup_card(manifest, [0.8, 0.2], kind="full", front=front, compared={"Rewarded Soups": there})
+        assert "Rewarded Soups" not in card.text
+
+    def test_refuses_methods_that_were_measured_otherwise_or_without_a_front_of_its_own(self):
+        manifest = make_manifest()
+        front = make_front(manifest, [[0.8, 0.2]])
+        others = {"Rewarded Soups": evaluated(front, seed=1)}
+        with pytest.raises(FrontError, match="seed is 1 in its front and 0 in the soup's"):
+            soup_card(manifest, [0.8, 0.2], kind="full", front=evaluated(front), compared=others)
+        with pytest.raises(ConfigurationError, match="compared with this soup's own front"):
+            soup_card(manifest, [0.8, 0.2], kind="full", compared=others)
 
     def test_refuses_the_front_of_other_objectives(self):
         other = make_front(make_manifest(("harmless", "helpful")), [[0.8, 0.2]])

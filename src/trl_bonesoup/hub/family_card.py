@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from trl_bonesoup.errors import ConfigurationError
 from trl_bonesoup.front.front import Front
 from trl_bonesoup.hub import examples, tables
 from trl_bonesoup.hub.layout import plot_name, render
@@ -137,6 +138,10 @@ def _weights_table(manifest: SoupManifest) -> str:
 
 def _measured(front: Front | None, compared: Mapping[str, Front], manifest: SoupManifest) -> dict[str, Any]:
     if front is None:
+        if compared:
+            raise ConfigurationError(
+                "Other methods are compared with this family's own front; give it as `front`, too."
+            )
         return {"front_table": None}
     extrapolation = np.atleast_1d(check_family_front(front, manifest))
     check_comparable(front, compared, same_preferences=True)
