@@ -25,6 +25,10 @@ class EndpointError(BoneSoupError, RuntimeError):
     """An endpoint that refused a request, or gave no reply however often it was asked."""
 
 
+class HubError(BoneSoupError, RuntimeError):
+    """An upload or download that the Hub refused or that broke off; the message says what is kept and what to do."""
+
+
 class ConfigurationError(BoneSoupError, ValueError):
     """Settings that contradict each other or the inputs; raised before any long work starts."""
 

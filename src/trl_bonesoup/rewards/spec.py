@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from trl_bonesoup.errors import ConfigurationError
+from trl_bonesoup.privacy import hide_tokens
 from trl_bonesoup.rewards.protocol import reward_name
 
 BUILT_IN = ("positivity", "brevity", "plainness")
@@ -59,12 +60,13 @@ def reward_spec(reward_func: Any) -> str:
 
     A Hub id stays as it is, and an instance says what its attribute `spec` says. A function defined
     in a script or a lambda is recorded by its name only, after "__main__:" if a scorer of this
-    package has that name.
+    package has that name. Keywords that are secrets by their name, such as api_key, are not recorded.
     """
     if isinstance(reward_func, str):
         return reward_func
     if isinstance(reward_func, functools.partial):
-        settings = ", ".join(f"{key}={value!r}" for key, value in sorted(reward_func.keywords.items()))
+        keywords = hide_tokens(reward_func.keywords)
+        settings = ", ".join(f"{key}={value!r}" for key, value in sorted(keywords.items()))
         return f"{reward_spec(reward_func.func)}({settings})"
     if isinstance(spec := getattr(reward_func, "spec", None), str):
         return spec

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import MISSING, dataclass, field, fields
-from typing import Literal
+from typing import Any, Literal
 
 from trl import GRPOConfig
 
 from trl_bonesoup.errors import ConfigurationError
+from trl_bonesoup.privacy import hide_tokens
 
 _WITHOUT_EFFECT = (
     "delta",
@@ -31,7 +32,7 @@ class _GroupSize(int):
         return False
 
 
-@dataclass
+@dataclass(repr=False)
 class MultiRewardPPOConfig(GRPOConfig):
     """Settings of `MultiRewardPPOTrainer`.
 
@@ -185,6 +186,16 @@ class MultiRewardPPOConfig(GRPOConfig):
     def steps_per_rollout(self) -> float:
         """Optimizer steps between two rollouts."""
         return self.num_iterations * self.steps_per_generation / self.gradient_accumulation_steps
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the settings as what logs to TensorBoard, W&B and others gets them: without tokens."""
+        return hide_tokens(super().to_dict())
+
+    def __repr__(self) -> str:
+        shown = hide_tokens({setting.name: getattr(self, setting.name) for setting in fields(self)})
+        return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in shown.items())})"
+
+    __str__ = __repr__
 
     def _check_ignored_settings(self) -> None:
         for setting in fields(GRPOConfig):

@@ -84,18 +84,19 @@ def seek_request(
         "combination_weights": None if weights is None else weights.tolist(),
         "prompts": _prompts_digest(train_dataset),
         "kind": "full" if peft_config is None else "adapter",
-        "settings": {**_settings(args), **_critic(value_model)},
-        "adapter": {} if peft_config is None else _adapter_settings(peft_config),
+        "settings": trainer_settings(args, value_model),
+        "adapter": {} if peft_config is None else adapter_settings(peft_config),
     }
 
 
-def _settings(args: MultiRewardPPOConfig) -> dict[str, Any]:
+def trainer_settings(args: MultiRewardPPOConfig, value_model: Any = None) -> dict[str, Any]:
+    """Return the settings of training that a card shows, and what the critic is."""
     chosen = {key: getattr(args, key) for key in _SETTINGS}
     for key in _SHOWN_IF_CHANGED:
         value = getattr(getattr(args, key), "value", getattr(args, key))  # of an enumeration, such as the schedules
         if value != MultiRewardPPOConfig.__dataclass_fields__[key].default:
             chosen[key] = value
-    return chosen
+    return {**chosen, **_critic(value_model)}
 
 
 def _critic(value_model: Any) -> dict[str, str]:
@@ -103,7 +104,9 @@ def _critic(value_model: Any) -> dict[str, str]:
         return {}
     if isinstance(value_model, str):
         return {"value_model": value_model}
-    return {"value_model": ", ".join(f"{key} {value}" for key, value in _adapter_settings(value_model).items())}
+    if hasattr(value_model, "parameters"):
+        return {"value_model": value_model.config._name_or_path or type(value_model).__name__}
+    return {"value_model": ", ".join(f"{key} {value}" for key, value in adapter_settings(value_model).items())}
 
 
 def _model_name(model: Any, folder: Path) -> tuple[str, Path | None]:
@@ -137,7 +140,7 @@ def _prompts_digest(dataset: Any) -> dict[str, Any]:
     return {"rows": rows, "digest": digest.hexdigest()[:16]}
 
 
-def _adapter_settings(peft_config: Any) -> dict[str, Any]:
+def adapter_settings(peft_config: Any) -> dict[str, Any]:
     """Return an adapter's settings: the main ones, and others where they differ from PEFT's defaults."""
     defaults, given = type(peft_config)().to_dict(), peft_config.to_dict()
     shown = {

@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from trl_bonesoup import __version__
 from trl_bonesoup.errors import ConfigurationError
 from trl_bonesoup.manifest import Backbone, BaseModelRef, Objective, ScoreStatistics, SoupManifest
+from trl_bonesoup.markdown import hide_local_paths
 from trl_bonesoup.rewards.normalization import score_correlation, score_statistics
 from trl_bonesoup.weights import FloatArray
 
@@ -156,8 +157,8 @@ class Run:
                 Backbone(path=path, kind=request["kind"], steps=count, seed=request["settings"]["seed"])
                 for path, count in zip(paths, steps, strict=True)
             ),
-            training={**request["settings"], **request["adapter"]},
-            versions={"trl-bonesoup": __version__, **{name: version(name) for name in _LIBRARIES}},
+            training=hide_local_paths({**request["settings"], **request["adapter"]}),
+            versions=library_versions(),
         )
 
     def steps(self, j: int) -> int:
@@ -166,6 +167,11 @@ class Run:
             return json.loads(self.log_file(j).read_text(encoding="utf-8"))["steps"]
         found = self.checkpoint(j)
         return 0 if found is None else checkpoint_step(found)
+
+
+def library_versions() -> dict[str, str]:
+    """Return the versions of this package and of those that train with it."""
+    return {"trl-bonesoup": __version__, **{name: version(name) for name in _LIBRARIES}}
 
 
 def checkpoint_step(checkpoint: Path) -> int:

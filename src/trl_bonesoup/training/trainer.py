@@ -52,6 +52,8 @@ from trl_bonesoup.training.inputs import (
     training_column,
 )
 from trl_bonesoup.training.losses import KLController, approximate_kl, policy_loss, value_loss
+from trl_bonesoup.training.publish import Publishing, check_publishing
+from trl_bonesoup.training.record import described
 from trl_bonesoup.training.resume import (
     EpochSampler,
     SaveAtRollouts,
@@ -64,7 +66,8 @@ from trl_bonesoup.training.scoring import Scoring
 from trl_bonesoup.training.upstream import require_tested_trl
 from trl_bonesoup.weights import FloatArray
 
-class MultiRewardPPOTrainer(Guarded, CriticForward):
+
+class MultiRewardPPOTrainer(Publishing, Guarded, CriticForward):
     """Trains one backbone with PPO on one column of the combination weights.
 
     Args:
@@ -126,8 +129,11 @@ class MultiRewardPPOTrainer(Guarded, CriticForward):
             raise ConfigurationError(f"args must be a MultiRewardPPOConfig; got {type(args).__name__}.")
         check_normalization(args, len(reward_funcs))
         check_dataset(train_dataset, args)
+        check_publishing(args)
 
         self.scoring = Scoring(names, column, args)
+        place = None if backbone is None else (backbone, len(names))
+        self._record = described(names, reward_funcs, column, place, args, value_model, peft_config)
         upstream_args = copy.copy(args)
         upstream_args.beta = args.kl_coef  # makes GRPOTrainer set up the reference policy
         super().__init__(
@@ -443,14 +449,6 @@ class MultiRewardPPOTrainer(Guarded, CriticForward):
             folder = Path(self._get_output_dir(trial=trial)) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
             save_state(folder, self._critic(), self.kl_controller, self.scoring.normalizer)
         super()._save_checkpoint(model, trial)
-
-    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
-        """Save as `Trainer` does, but leave the Hub token out of training_args.bin, which may be uploaded."""
-        token, self.args.hub_token = self.args.hub_token, None
-        try:
-            super()._save(output_dir, state_dict)
-        finally:
-            self.args.hub_token = token
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         """Restore the critic and the running statistics with the optimizer."""

@@ -27,7 +27,12 @@ PRIVATE_METHODS = {
     "_save": ("output_dir", "state_dict"),
     "_save_checkpoint": ("model", "trial"),
     "_load_optimizer_and_scheduler": ("checkpoint",),
+    "_push_from_checkpoint": ("checkpoint_folder",),
+    "_finish_current_push": (),
     "_tokenize_prompts": ("prompts",),
+    "create_model_card": ("model_name", "dataset_name", "tags"),
+    "init_hf_repo": ("token", "private"),
+    "push_to_hub": ("commit_message", "blocking", "token", "revision", "private"),
     "training_step": ("model", "inputs", "num_items_in_batch"),
 }
 """Methods of GRPOTrainer that the trainer overrides or calls, with the parameters it relies on."""
