@@ -18,6 +18,7 @@ from trl_bonesoup.cli import (
     extrapolate,
     merge,
     plot,
+    prepare,
     seek,
     select_dominance,
     sweep,
@@ -26,12 +27,13 @@ from trl_bonesoup.cli import (
 from trl_bonesoup.cli.options import apply_config
 from trl_bonesoup.errors import BoneSoupError
 
-_COMMANDS = (demo, seek, select_dominance, merge, sweep, to_full, evaluate, extrapolate, compare, plot, card)
+_COMMANDS = (demo, prepare, seek, select_dominance, merge, sweep, to_full, evaluate, extrapolate, compare, plot, card)
 
 _DESCRIPTION = """\
 Train a few backbones once, then serve every balance of competing rewards.
 
   bonesoup demo                                        the whole method on a small real model
+  bonesoup prepare --config data.yml                   prompts out of a public data set
   bonesoup seek --config seek.yml                      train the backbones, write soup.json
   bonesoup select-dominance --config select.yml        the same, with the best of several β
   bonesoup merge run out --preference helpful=0.7,harmless=0.3
