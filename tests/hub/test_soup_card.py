@@ -11,6 +11,7 @@ from cards import RECIPE, blocks, evaluated, make_front, make_manifest, read_bac
 from trl_bonesoup.errors import ConfigurationError, FrontError, WeightsError
 from trl_bonesoup.front.front import Marker
 from trl_bonesoup.hub.card import soup_card
+from trl_bonesoup.hub.plan import BASE
 from trl_bonesoup.manifest import Backbone, BaseModelRef, Objective, ScoreStatistics
 from trl_bonesoup.soup.record import SavedSoup
 from trl_bonesoup.weights import simplex_grid
@@ -47,14 +48,18 @@ class TestMetadata:
         }
         assert "9.5 to 10.5" in loaded.data.eval_results[0].metric_name
 
-    @pytest.mark.parametrize("base", ["base", "models/base"])
+    @pytest.mark.parametrize("base", ["sft", "models/sft"])
     def test_a_folder_beside_soup_json_is_not_taken_for_a_hub_id(self, tmp_path, base):
         manifest = make_manifest(base=base)
         assert soup_card(manifest, [0.8, 0.2], kind="full", folder=tmp_path).data.base_model == base
         (tmp_path / base).mkdir(parents=True)
         card = soup_card(manifest, [0.8, 0.2], kind="full", folder=tmp_path)
         assert card.data.base_model is None
-        assert "`base`" in card.text
+        assert "`sft`, a folder beside `soup.json`" in card.text
+        assert "base_model=" not in card.text  # soup.json alone is enough
+
+    def test_nor_is_the_folder_in_which_a_base_model_is_published(self):
+        assert soup_card(make_manifest(base=BASE), [0.8, 0.2], kind="full").data.base_model is None
 
     def test_a_base_model_named_by_the_caller_stands_for_the_local_copy(self):
         card = soup_card(make_manifest(base="/home/ann/sft"), [0.8, 0.2], kind="full", base_model="org/sft")

@@ -11,7 +11,7 @@ import numpy as np
 import yaml
 
 from trl_bonesoup.errors import ConfigurationError, SoupError
-from trl_bonesoup.hub.metadata import BaseModelName, hub_id
+from trl_bonesoup.hub.metadata import YOUR_BASE_MODEL, BaseModelName, hub_id
 from trl_bonesoup.manifest import BaseModelRef, Preference, SoupManifest
 from trl_bonesoup.markdown import fenced, hide_local_paths
 from trl_bonesoup.soup.recipe import mergekit_yaml
@@ -132,7 +132,7 @@ def recipe(text: str | None, base: BaseModelName) -> dict[str, str]:
     portable = hide_local_paths(content)
     replace = ", after replacing its folders by yours"
     if portable == content and hide_local_paths(text) == text:
-        return {"recipe": fenced(text, "yaml"), "recipe_note": "" if base.hub_id else replace}
+        return {"recipe": fenced(text, "yaml"), "recipe_note": replace if base.argument == YOUR_BASE_MODEL else ""}
     rewritten = yaml.safe_dump(portable, sort_keys=False, allow_unicode=True)
     return {"recipe": fenced(rewritten, "yaml"), "recipe_note": replace}
 

@@ -18,6 +18,11 @@ if TYPE_CHECKING:
 TAG = "bone-soup"
 """By which every card of ours is known."""
 
+YOUR_BASE_MODEL = "path/to/the/base/model"
+
+PUBLISHED_BASE = "base"
+"""Folder of a family's repository in which a push puts a base model that is on no Hub."""
+
 _LICENSE = re.compile(r"[a-z0-9][a-z0-9.+-]*")
 _LANGUAGE = re.compile(r"[a-z]{2,3}|code|multilingual")
 
@@ -28,10 +33,10 @@ class BaseModelName(NamedTuple):
     """How a card names the model that every backbone started from.
 
     Attributes:
-        hub_id: its id on the Hub; None for one that is only on the machine that trained.
+        hub_id: its id on the Hub; None for a folder.
         shown: what people are shown: the id, or the last part of the folder.
-        argument: what a reader has to pass as the base model, because soup.json names a folder of that
-            machine; None if soup.json alone is enough.
+        argument: what a reader has to pass as the base model, because soup.json names a folder of the machine
+            that trained; None if soup.json alone is enough.
     """
 
     hub_id: str | None
@@ -40,8 +45,12 @@ class BaseModelName(NamedTuple):
 
     def source(self, revision: str | None) -> str:
         """Return the name with what is known of where the model lies, as Markdown."""
-        local = ", a local folder where this was trained" if self.hub_id is None else ""
-        return code(self.shown) + local + (f", revision {code(revision)}" if revision else "")
+        where = ""
+        if self.hub_id is None:
+            where = (
+                ", a folder beside `soup.json`" if self.argument is None else ", a local folder where this was trained"
+            )
+        return code(self.shown) + where + (f", revision {code(revision)}" if revision else "")
 
 
 def base_model_name(manifest: SoupManifest, base_model: str | None, folder: str | Path | None) -> BaseModelName:
@@ -54,12 +63,16 @@ def base_model_name(manifest: SoupManifest, base_model: str | None, folder: str 
     """
     recorded = manifest.base_model.id
     name = base_model or recorded
-    beside = base_model is None and folder is not None and (Path(folder) / name).exists()
-    found = None if beside else hub_id(name)
+    if base_model is None and not is_local_path(name) and _is_beside(name, folder):
+        return BaseModelName(None, last_folder(name), None)
+    found = hub_id(name)
     if found is None:
-        shown = last_folder(name)
-        return BaseModelName(None, shown, "path/to/the/base/model")
+        return BaseModelName(None, last_folder(name), YOUR_BASE_MODEL)
     return BaseModelName(found, found, None if found == recorded else found)
+
+
+def _is_beside(name: str, folder: str | Path | None) -> bool:
+    return name == PUBLISHED_BASE or (folder is not None and (Path(folder) / name).exists())
 
 
 def hub_id(name: str | None) -> str | None:
