@@ -16,11 +16,16 @@ from typing import Any
 from mergekit.config import ConditionalParameter
 
 from mergekit_bonesoup import METHOD_NAME
-from mergekit_bonesoup.coefficients import MergeParameters, MergeRefused, soup_coefficients
+from mergekit_bonesoup.coefficients import MergeParameters, MergeRefused, combination_weights, soup_coefficients
+from mergekit_bonesoup.files import same_place
 from mergekit_bonesoup.method import bone_soup
+from mergekit_bonesoup.recorded import check_recorded
 
 _PER_MODEL = tuple(parameter.name for parameter in bone_soup.spec.input_parameters)
 _SHARED = tuple(parameter.name for parameter in bone_soup.spec.shared_parameters)
+_SOLVED = tuple(name for name in _SHARED if name in MergeParameters.__dataclass_fields__)
+"""The shared parameters from which the coefficients are solved."""
+
 _NUMBERS = (*_PER_MODEL, "beta")
 
 _DEFAULTS = {parameter.name: parameter.default for parameter in bone_soup.spec.parameters}
@@ -77,7 +82,7 @@ def check_planned(tasks: Iterable[Any] | None) -> None:
         if getattr(merge, "method_name", None) != METHOD_NAME:
             continue
         backbones = [model for model in merge.model_order if model != merge.base_model]
-        values: dict[str, Any] = dict(merge.parameters.items())
+        values: dict[str, Any] = {name: merge.parameters[name] for name in _SOLVED}
         for name in _PER_MODEL:
             values[name] = tuple(merge.input_parameters[model][name] for model in backbones)
         names = tuple(str(model) for model in backbones)
@@ -153,8 +158,9 @@ def _check_value(scope: _Scope, name: str, value: Any) -> None:
 
 def _check_models(merge: _Merge) -> None:
     listed = [scope.model for scope in merge.models]
-    for scope in merge.models:
-        if listed.count(scope.model) > 1:
+    places = [same_place(model) for model in listed]
+    for scope, place in zip(merge.models, places, strict=True):
+        if places.count(place) > 1:
             raise MergeRefused(f"{merge.where} lists {scope.model} more than once; each backbone has one objective.")
         if merge.base is not None and scope.model == merge.base and scope.settings:
             raise MergeRefused(
@@ -169,13 +175,23 @@ def _check_models(merge: _Merge) -> None:
 def _check_resolved(merge: _Merge) -> None:
     """Check the values that hold for every tensor; with filters, `check_planned` has to."""
     backbones = [scope for scope in merge.models if merge.base is None or scope.model != merge.base]
-    values: dict[str, Any] = {name: _resolve(name, merge.shared) for name in _SHARED}
+    values: dict[str, Any] = {name: _resolve(name, merge.shared) for name in _SOLVED}
     for name in _PER_MODEL:
         values[name] = tuple(_resolve(name, (scope, *merge.shared), scope) for scope in backbones)
+    models = [scope.model for scope in backbones]
     if any(_has_filter(value) for value in values.values()):
+        check_recorded(models, None)
         return
-    names = tuple(str(scope.model) for scope in backbones)
-    soup_coefficients(MergeParameters(models=names, has_base=merge.base is not None, **values))
+    parameters = MergeParameters(models=tuple(map(str, models)), has_base=merge.base is not None, **values)
+    soup_coefficients(parameters)
+    check_recorded(models, combination_weights(parameters))
+
+
+def listed_models(config: Any) -> list[Any]:
+    """Return every model of a configuration once, in the order in which they are written, the base first."""
+    merges = list(_merges(config))
+    bases = [merge.base for merge in merges if merge.base is not None]
+    return list(dict.fromkeys([*bases, *(scope.model for merge in merges for scope in merge.models)]))
 
 
 def _resolve(name: str, scopes: tuple[_Scope, ...], backbone: _Scope | None = None) -> Any:

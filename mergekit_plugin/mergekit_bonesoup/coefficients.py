@@ -20,7 +20,7 @@ from trl_bonesoup.weights import (
     merging_coefficients,
 )
 
-__all__ = ["MergeParameters", "MergeRefused", "soup_coefficients"]
+__all__ = ["MergeParameters", "MergeRefused", "combination_weights", "soup_coefficients"]
 
 
 class MergeRefused(click.ClickException, ConfigurationError):
@@ -58,7 +58,7 @@ def soup_coefficients(parameters: MergeParameters) -> tuple[tuple[float, ...], f
         raise MergeRefused(f"needs at least 2 models besides base_model, one for each objective; got {n}.")
     _check_preference(parameters)
     _check_extrapolation(parameters)
-    weights = _combination_weights(parameters, n)
+    weights = combination_weights(parameters)
     coefficients = merging_coefficients(
         weights,
         parameters.preference,
@@ -94,7 +94,13 @@ def _check_extrapolation(parameters: MergeParameters) -> None:
         raise MergeRefused("extrapolation leads away from base_model, and there is none: give base_model.")
 
 
-def _combination_weights(parameters: MergeParameters, n: int) -> FloatArray:
+def combination_weights(parameters: MergeParameters) -> FloatArray:
+    """Return B, shape (N, N), as it is given in either way.
+
+    Raises:
+        MergeRefused: if it is given in both ways or none, or is no B of N models.
+    """
+    n = len(parameters.models)
     given = (parameters.beta is not None) + (parameters.combination_weights != "")
     if given != 1:
         raise MergeRefused(

@@ -33,6 +33,7 @@ def after_import(module: ModuleType) -> None:
         register_methods()
         for path, argument in _GUARDED.get(module.__name__, ()):
             _guard(module, path, argument)
+        _order_models(module)
     except Exception as error:
         _warn(f"mergekit_bonesoup could not be set up in {module.__name__}", error)
 
@@ -101,12 +102,51 @@ def _guard(module: ModuleType, path: str, argument: str) -> None:
         from mergekit_bonesoup.check import check_configuration, check_planned
 
         check_configuration(config)
+        if name == "run_merge":
+            return _run_merge(original, signature.bind(*args, **kwargs), config)
         planned = original(*args, **kwargs)
         check_planned(planned)
         return planned
 
     guarded._checks_bone_soup = True  # type: ignore[attr-defined]
     setattr(holder, name, guarded)
+
+
+def _run_merge(original: Callable[..., Any], call: inspect.BoundArguments, config: Any) -> Any:
+    """Run a whole merge whose files have been looked at, into a folder that takes its place at the end."""
+    from mergekit_bonesoup.files import check_cached_adapters, check_checkpoints, check_output
+    from mergekit_bonesoup.output import complete_output
+
+    models, out_path = config.referenced_models(), call.arguments["out_path"]
+    check_output(models, out_path)
+    check_checkpoints(models)
+    check_cached_adapters(models, getattr(call.arguments.get("options"), "lora_merge_cache", None))
+    with complete_output(out_path) as folder:
+        call.arguments["out_path"] = folder
+        return original(*call.args, **call.kwargs)
+
+
+def _order_models(module: ModuleType) -> None:
+    """Give the models of a `bone_soup` in the order in which they are written.
+
+    mergekit keeps them in a set and takes config and tokenizer from the first, if there is no base_model.
+    """
+    configuration = getattr(module, "MergeConfiguration", None)
+    original = getattr(configuration, "referenced_models", None)
+    if original is None or hasattr(original, "_orders_bone_soup"):
+        return
+
+    @functools.wraps(original)
+    def ordered(self: Any) -> Any:
+        if self.merge_method != METHOD_NAME:
+            return original(self)
+        from mergekit_bonesoup.check import listed_models
+
+        models, listed = original(self), listed_models(self)
+        return sorted(models, key=lambda model: listed.index(model) if model in listed else len(listed))
+
+    ordered._orders_bone_soup = True  # type: ignore[attr-defined]
+    configuration.referenced_models = ordered  # type: ignore[union-attr]
 
 
 def _warn(what: str, error: Exception) -> None:

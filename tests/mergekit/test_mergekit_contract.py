@@ -44,11 +44,17 @@ def test_the_method_as_mergekit_sees_it():
         "beta": "shared",
         "combination_weights": "shared",
         "allow_negative_preference": "shared",
+        "allow_nan": "shared",
     }
     assert [parameter.name for parameter in spec.parameters if parameter.required] == ["preference"]
     assert (spec.contract.base, spec.contract.min_non_base) == (base.BasePolicy.OPTIONAL, 2)
     assert [p.name for p in spec.input_parameters] == ["preference", "extrapolation"]
-    assert [p.name for p in spec.shared_parameters] == ["beta", "combination_weights", "allow_negative_preference"]
+    assert [p.name for p in spec.shared_parameters] == [
+        "beta",
+        "combination_weights",
+        "allow_negative_preference",
+        "allow_nan",
+    ]
 
 
 def test_tensor_groups():
