@@ -95,6 +95,23 @@ def test_the_scale_is_that_of_the_base(base: str, prompts: Dataset, settings: An
     assert (second.mean, second.std) == (4.0, 1.0)
 
 
+def test_an_objective_without_a_scale_is_named(
+    base: str, prompts: Dataset, settings: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    def constant(completions: list[str], **columns: Any) -> list[float]:
+        return [0.1] * len(completions)
+
+    def silent(completions: list[str], **columns: Any) -> list[float | None]:
+        return [None] * len(completions)
+
+    rewards = [REWARDS[0], constant, silent]
+    seek(base, rewards, circulant_weights(3, 0.6), settings(max_steps=2), prompts, peft_config=LORA, backbones=[0])
+    named = [record.getMessage() for record in caplog.records if "no two different scores" in record.getMessage()]
+    assert [message.split("'")[1] for message in named] == ["constant", "silent"]
+    record = json.loads((Path(settings().output_dir) / "seek.json").read_text())
+    assert [entry["std"] for entry in record["statistics"][1:]] == [1.0, 1.0]
+
+
 def test_a_second_call_continues(base: str, prompts: Dataset, settings: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     args = settings()
     assert seek(base, REWARDS, B, args, prompts, peft_config=LORA, backbones=[1]) is None

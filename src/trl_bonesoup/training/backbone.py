@@ -9,12 +9,14 @@ import logging
 import os
 import shutil
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from trl_bonesoup.errors import ConfigurationError
 from trl_bonesoup.manifest import ScoreStatistics
 from trl_bonesoup.training.config import MultiRewardPPOConfig
+from trl_bonesoup.training.lock import locked
 from trl_bonesoup.training.run import Run, on_main_process
 from trl_bonesoup.weights import FloatArray
 
@@ -45,30 +47,49 @@ def train_backbones(
         columns: what each backbone of the run is trained on, (N, backbones).
         model: id, path or model that every one of them starts from.
         args, calibration_samples, stop_after, trainer_kwargs: see `seek`.
+
+    Raises:
+        ConfigurationError: if another process is training one of them.
     """
-    done = on_main_process(
-        args.distributed_state, lambda: [j for j in wanted if run.is_finished(j) or run.has_reached(j, stop_after)]
-    )
-    base = model
+    state = args.distributed_state
+    with ExitStack() as locks:
+        on_main_process(state, lambda: _lock(run, wanted, locks))
+        done = on_main_process(state, lambda: _done(run, wanted, stop_after))
+        base = model
+        for j in wanted:
+            if j in done:
+                logger.info("Backbone %d (%s) is finished already.", j, run.slugs[j])
+                continue
+            base = _load(model if base is None else base, args)
+            processing_class = processing_class or _tokenizer(base)
+            base = _train_backbone(
+                run,
+                j,
+                base,
+                args,
+                calibration_samples,
+                stop_after,
+                combination_weights=columns[:, j],
+                processing_class=processing_class,
+                peft_config=copy.deepcopy(peft_config),  # PEFT writes the names of the modules it found into it
+                value_model=copy.deepcopy(value_model),
+                **trainer_kwargs,
+            )
+
+
+def _lock(run: Run, wanted: Sequence[int], locks: ExitStack) -> None:
     for j in wanted:
-        if j in done:
-            logger.info("Backbone %d (%s) is finished already.", j, run.slugs[j])
-            continue
-        base = _load(model if base is None else base, args)
-        processing_class = processing_class or _tokenizer(base)
-        base = _train_backbone(
-            run,
-            j,
-            base,
-            args,
-            calibration_samples,
-            stop_after,
-            combination_weights=columns[:, j],
-            processing_class=processing_class,
-            peft_config=copy.deepcopy(peft_config),  # PEFT writes the names of the modules it found into it
-            value_model=copy.deepcopy(value_model),
-            **trainer_kwargs,
-        )
+        if not run.is_finished(j):
+            name = f"Backbone {j} ({run.slugs[j]}) in {run.folder}"
+            locks.enter_context(locked(run.folder / f".lock-{run.slugs[j]}", name))
+
+
+def _done(run: Run, wanted: Sequence[int], stop_after: int | None) -> list[int]:
+    """Return what needs no training now; what a process left that was killed just after it finished is removed."""
+    finished = [j for j in wanted if run.is_finished(j)]
+    for j in finished:
+        shutil.rmtree(run.work_folder(j), ignore_errors=True)
+    return [j for j in wanted if j in finished or run.has_reached(j, stop_after)]
 
 
 def _train_backbone(
@@ -93,8 +114,9 @@ def _train_backbone(
     trainer = MultiRewardPPOTrainer(model=base, args=_backbone_args(args, work, run.statistics), **trainer_kwargs)
     _show_progress(trainer, run, j, args)
     if run.statistics is None and args.score_normalization == "running":
-        trainer.fix_scores(run.set_scale(_measured(trainer, calibration_samples)))
-        on_main_process(state, run.save)
+        scores = _measured(trainer, calibration_samples)
+        run.statistics, run.correlation = on_main_process(state, lambda: run.agreed_scale(scores))
+        trainer.fix_scores(run.statistics)
     if on_main_process(state, lambda: any(work.glob("checkpoint-*"))):
         trainer.train(resume_from_checkpoint=True)
     else:
@@ -122,9 +144,11 @@ def _measured(trainer: Any, samples: int) -> FloatArray:
     """Sample scores without moving the random state, so that training is the same whoever measured the scale."""
     import torch
 
+    from trl_bonesoup.training.guard import failures_explained
+
     device = trainer.accelerator.device
     devices = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices):
+    with failures_explained(trainer.args, step=0), torch.random.fork_rng(devices):
         return trainer.measure_scores(samples)
 
 
@@ -155,7 +179,7 @@ def _save_backbone(trainer: Any, work: Path, run: Run, j: int) -> None:
             encoding="utf-8",
         )
         beside.replace(run.backbone_folder(j))
-        shutil.rmtree(work)
+        shutil.rmtree(work, ignore_errors=True)
     trainer.accelerator.wait_for_everyone()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
+import numpy as np
 from pydantic import ValidationError
 
 from trl_bonesoup import __version__
@@ -53,6 +55,8 @@ class Run:
                     "or repeat the settings to continue it."
                 )
             run = cls(folder, request, saved.statistics, saved.correlation)
+            if request == saved.request:  # another process may be recording its scale at this moment
+                return run
         run.save()
         return run
 
@@ -78,18 +82,35 @@ class Run:
                 "Choose another folder."
             ) from error
 
-    def set_scale(self, scores: FloatArray) -> list[ScoreStatistics]:
-        """Take the scale of the scores from samples of the base model, (K, N)."""
+    def agreed_scale(self, scores: FloatArray) -> tuple[list[ScoreStatistics], list[list[float]] | None]:
+        """Take the scale of the scores from samples of the base model, (K, N), and record it; return it.
+
+        If another process that trains other backbones of this run has recorded one meanwhile, that one
+        holds.
+        """
+        saved = self.load(self.folder)
+        if saved.statistics is not None:
+            return saved.statistics, saved.correlation
+        for name, scores_K in zip(self.request["objectives"], scores.T, strict=True):
+            if len(np.unique(scores_K[~np.isnan(scores_K)])) < 2:
+                logger.warning(
+                    "Objective '%s' gave no two different scores in %d samples of the base model, so that its scale is "
+                    "not known: its standard deviation counts as 1. Where its scores differ later, they are weighted "
+                    "in their own unit.",
+                    name,
+                    len(scores_K),
+                )
         self.statistics = score_statistics(scores)
         self.correlation = score_correlation(scores)
-        return self.statistics
+        self.save()
+        return self.statistics, self.correlation
 
     def save(self) -> None:
         """Write the record, completely or not at all."""
         statistics = None if self.statistics is None else [entry.model_dump() for entry in self.statistics]
         record = {"request": self.request, "statistics": statistics, "correlation": self.correlation}
         self.folder.mkdir(parents=True, exist_ok=True)
-        beside = self.folder / f".{RECORD}"
+        beside = self.folder / f".{RECORD}.{os.getpid()}"
         beside.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
         beside.replace(self.folder / RECORD)
 
