@@ -1,5 +1,6 @@
 """Adapter files that are broken, cut short or do not belong together; for features see test_feature_table.py."""
 
+import contextlib
 import json
 import shutil
 from pathlib import Path
@@ -12,6 +13,7 @@ from tiny_soups import save_adapter
 
 from trl_bonesoup.errors import SoupError
 from trl_bonesoup.soup.adapters import read_adapter
+from trl_bonesoup.soup.lora import BoneSoup
 
 
 @pytest.fixture
@@ -78,3 +80,119 @@ def test_scaling_follows_alpha_rank_and_rslora(two_adapters: Path, tmp_path: Pat
     assert modules[layer + "v_proj"].scaling == pytest.approx(6 / 3)
     assert modules[layer + "q_proj"].scaling == pytest.approx(6 / 2)
     assert modules[layer + "o_proj"].scaling == pytest.approx(3 / 3)
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("r", "4"),
+        ("r", 0),
+        ("r", -4),
+        ("r", True),
+        ("r", None),
+        ("r", 4.0),
+        ("lora_alpha", "8"),
+        ("lora_alpha", None),
+        ("lora_alpha", 10**400),
+        ("use_rslora", "yes"),
+        ("rank_pattern", ["q_proj"]),
+        ("rank_pattern", {"q_proj": 0}),
+        ("rank_pattern", {"q_proj": "4"}),
+        ("rank_pattern", {"(": 4}),
+        ("alpha_pattern", {"q_proj": None}),
+        ("alpha_pattern", {"*": 2}),
+        ("bias", 3),
+        ("init_lora_weights", ["eva"]),
+        ("target_modules", 5),
+        ("target_modules", {"q_proj": 1}),
+        ("base_model_name_or_path", ["org/sft"]),
+        ("base_model_name_or_path", "x" * 5000),
+        ("revision", 3),
+        ("peft_type", 3),
+        ("peft_type", None),
+    ],
+)
+def test_settings_of_another_type_are_refused(adapter: Path, setting: str, value: Any) -> None:
+    change(adapter, **{setting: value})
+    with pytest.raises(SoupError, match=rf"adapter_config\.json.*{setting}|{setting}.*adapter_config\.json"):
+        read_adapter(adapter)
+
+
+@pytest.mark.parametrize("setting", ["r", "lora_alpha", "peft_type"])
+def test_settings_that_are_missing_are_refused(adapter: Path, setting: str) -> None:
+    file = adapter / "adapter_config.json"
+    config = json.loads(file.read_text())
+    del config[setting]
+    file.write_text(json.dumps(config))
+    with pytest.raises(SoupError, match=setting):
+        read_adapter(adapter)
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ('{"peft_type": "LORA", "peft_type": "LORA"}', "'peft_type' is given twice"),
+        ('{"peft_type": "LORA", "lora_alpha": NaN}', "NaN is not a finite number"),
+        ("[" * 100_000, "not valid JSON"),
+        ("[]", "not the configuration of an adapter"),
+        (" " * 6_000_000, "at most 5000000 bytes"),
+    ],
+)
+def test_what_is_no_configuration_is_refused(adapter: Path, text: str, complaint: str) -> None:
+    (adapter / "adapter_config.json").write_text(text)
+    with pytest.raises(SoupError, match=complaint):
+        read_adapter(adapter)
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("target_modules", "("),
+        ("layers_to_transform", "all"),
+        ("layers_pattern", 3),
+        ("exclude_modules", "["),
+        ("corda_config", 3),
+        ("surplus", 1),
+        ("task_type", "EVIL"),
+        ("lora_dropout", "much"),
+    ],
+)
+def test_settings_that_peft_does_not_take_are_a_soup_error(
+    two_adapters: Path, tmp_path: Path, setting: str, value: Any
+):
+    run = Path(shutil.copytree(two_adapters, tmp_path / "run"))
+    change(run / "backbone0", **{setting: value})
+    change(run / "backbone1", **{setting: value})
+    with contextlib.suppress(SoupError):
+        BoneSoup.from_pretrained(run)
+
+
+def test_a_header_that_lies_about_sizes_is_refused(adapter: Path) -> None:
+    file = adapter / "adapter_model.safetensors"
+    content = file.read_bytes()
+    length = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + length])
+    name = next(key for key in header if key != "__metadata__")
+    for lie in (
+        {"data_offsets": [0, 2**40]},
+        {"data_offsets": [-4, 0]},
+        {"shape": [2**40, 4]},
+        {"shape": [2**63, 2**63]},
+        {"dtype": "F64"},
+        {"dtype": "X"},
+    ):
+        lying = json.dumps({**header, name: {**header[name], **lie}}).encode()
+        file.write_bytes(len(lying).to_bytes(8, "little") + lying + content[8 + length :])
+        with pytest.raises(SoupError, match="not a complete safetensors file"):
+            read_adapter(adapter)
+    for length in (0, 2**20, 2**63, 2**64 - 1):
+        file.write_bytes(length.to_bytes(8, "little") + content[8:])
+        with pytest.raises(SoupError, match="not a complete safetensors file"):
+            read_adapter(adapter)
+
+
+def test_a_file_that_cannot_be_read_is_refused(adapter: Path) -> None:
+    (adapter / "adapter_model.safetensors").unlink()
+    (adapter / "adapter_model.safetensors").mkdir()
+    with pytest.raises(SoupError, match=r"adapter_model\.safetensors"):
+        read_adapter(adapter)

@@ -4,10 +4,12 @@ import shutil
 from pathlib import Path
 
 import pytest
+from hub_soups import publish
+from loopback_hub import LoopbackHub
 from tiny_soups import write_manifest
 
 from trl_bonesoup.errors import ManifestError, SoupError
-from trl_bonesoup.soup.source import open_soup
+from trl_bonesoup.soup.source import SoupSource, open_soup
 
 
 @pytest.fixture
@@ -15,19 +17,6 @@ def run(tmp_path: Path) -> Path:
     for name in ("run/base", "run/helpful", "run/harmless", "elsewhere"):
         (tmp_path / name).mkdir(parents=True)
     return write_manifest(tmp_path / "run", ["helpful", "harmless"])
-
-
-@pytest.fixture
-def hub(run: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Make `snapshot_download` return the folder of the soup for org/soup and one more for any other id."""
-
-    def snapshot_download(repo: str, revision: str | None = None, allow_patterns: list[str] | None = None) -> str:
-        assert allow_patterns is not None
-        assert not any(pattern.endswith((".bin", ".py", "*")) for pattern in allow_patterns)
-        return str(run if repo == "org/soup" else run.parent / "elsewhere")
-
-    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
-    return run
 
 
 def test_paths_start_at_the_folder_of_the_manifest(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -49,31 +38,81 @@ def test_a_local_soup_may_point_beside_its_folder(run: Path) -> None:
     assert open_soup(run).backbones()[1] == run.parent / "elsewhere"
 
 
-def test_from_the_hub(hub: Path) -> None:
-    source = open_soup("org/soup")
-    assert source.from_hub
-    assert source.backbones() == [hub / "helpful", hub / "harmless"]
+def on_hub(hub: LoopbackHub, run: Path, backbones: list[str], base: str = "base") -> SoupSource:
+    """Put a soup with two backbones of its own, one in a repository, and a base model on the Hub and open it."""
+    marks = ("helpful/adapter_config.json", "harmless/adapter_config.json", "base/config.json")
+    hub.put("org/other", {"adapter_config.json": b"other", "config.json": b"other"})
+    publish(hub, write_manifest(run, backbones, base=base), more={path: path.encode() for path in marks})
+    return open_soup("org/soup")
 
 
-def test_backbones_may_be_repositories_of_their_own(hub: Path) -> None:
-    write_manifest(hub, ["helpful", "org/harmless"], base="org/sft")
-    source = open_soup("org/soup")
-    assert source.backbones() == [hub / "helpful", hub.parent / "elsewhere"]
-    assert source.base_model().id == "org/sft"
+def marks_of(folders: list[Path]) -> list[str]:
+    return [(folder / "adapter_config.json").read_text() for folder in folders]
 
 
-@pytest.mark.parametrize("outside", ["../elsewhere", "helpful/../../elsewhere"])
-def test_a_soup_from_the_hub_may_not_leave_its_folder(hub: Path, outside: str) -> None:
-    write_manifest(hub, ["helpful", outside])
+def test_backbones_from_the_hub(hub: LoopbackHub, run: Path) -> None:
+    source = on_hub(hub, run, ["helpful", "./harmless/"])
+    assert marks_of(source.backbones()) == ["helpful/adapter_config.json", "harmless/adapter_config.json"]
+
+
+def test_backbones_may_be_repositories_of_their_own(hub: LoopbackHub, run: Path) -> None:
+    source = on_hub(hub, run, ["helpful", "org/other"], base="org/other")
+    assert marks_of(source.backbones()) == ["helpful/adapter_config.json", "other"]
+    assert source.base_model().id == "org/other"
+    assert (source.base_model().folder() / "config.json").read_text() == "other"
+
+
+def test_a_branch_that_moves_does_not_change_an_opened_soup(hub: LoopbackHub, run: Path) -> None:
+    source = on_hub(hub, run, ["helpful", "org/other"])
+    source.backbones()
+    hub.put("org/other", {"adapter_config.json": b"moved"})
+    assert marks_of(source.backbones()) == ["helpful/adapter_config.json", "other"]
+
+
+@pytest.mark.parametrize(
+    "outside", ["../elsewhere", "helpful/../../elsewhere", "/etc", "helpful\\..\\..", "..", "helpful/..", "//etc"]
+)
+def test_a_soup_from_the_hub_may_not_leave_its_folder(hub: LoopbackHub, run: Path, outside: str) -> None:
+    source = on_hub(hub, run, ["helpful", outside])
     with pytest.raises(SoupError, match=r"outside the soup's own folder"):
+        source.backbones()
+
+
+@pytest.mark.parametrize("missing", ["humour", "helpful/deeper", "hf://org/x", "org/x/y", "~", "有" * 200])
+def test_what_is_no_folder_of_the_repository_and_no_id(hub: LoopbackHub, run: Path, missing: str) -> None:
+    source = on_hub(hub, run, ["helpful", missing])
+    with pytest.raises(SoupError, match=r"neither a folder of org/soup at commit \w+ nor a Hub id|no such repository"):
+        source.backbones()
+
+
+def test_nor_name_an_absolute_path(hub: LoopbackHub, run: Path) -> None:
+    base = str(run.parent / "elsewhere")
+    with pytest.raises(SoupError, match=r"outside the soup's own folder.*base_model="):
+        on_hub(hub, run, ["helpful", "harmless"], base=base).base_model()
+    assert open_soup("org/soup", base_model=base).base_model().is_local
+
+
+@pytest.mark.parametrize("place", ["file", "folder"])
+def test_links_that_somebody_put_into_the_cache_are_not_followed(hub: LoopbackHub, run: Path, place: str) -> None:
+    source = on_hub(hub, run, ["helpful", "harmless"])
+    helpful = source.backbones()[0]
+    if place == "file":
+        (helpful / "adapter_model.safetensors").symlink_to(run / "soup.json")
+    else:
+        shutil.rmtree(helpful)
+        helpful.symlink_to(run / "helpful")
+        (run / "helpful" / "adapter_config.json").touch()
+    with pytest.raises(SoupError, match=r"is a link to .*run/.*outside what the Hub's client keeps of org/soup"):
         open_soup("org/soup").backbones()
 
 
-def test_nor_name_an_absolute_path(hub: Path) -> None:
-    write_manifest(hub, ["helpful", "harmless"], base=str(hub.parent / "elsewhere"))
-    with pytest.raises(SoupError, match=r"outside the soup's own folder.*base_model="):
-        open_soup("org/soup").base_model()
-    assert open_soup("org/soup", base_model=hub.parent / "elsewhere").base_model().is_local
+@pytest.mark.parametrize("name", ["有" * 200, "x" * 200])
+def test_names_that_are_too_long_for_a_folder(run: Path, name: str) -> None:
+    write_manifest(run, ["helpful", name], base=name)
+    with pytest.raises(SoupError, match=r"backbone 1 of soup\.json is .* nor a Hub id"):
+        open_soup(run).backbones()
+    with pytest.raises(SoupError, match=r"There is no folder|could not be fetched"):
+        open_soup(name)
 
 
 def test_a_missing_base_says_how_to_name_it(run: Path) -> None:

@@ -65,7 +65,7 @@ class CheckpointPolicies:
         self.preferences_KN: FloatArray = preferences_of_models(models, preferences, self.objectives)
         self.markers: tuple[str, ...] = tuple(markers or ())
         self.dtype, self.device = dtype, device
-        base = None if base_model is None else ModelRef(str(base_model))
+        base = None if base_model is None else ModelRef.named(base_model)
         self.models = [_Trained.find(name, base) for name in (*models, *(markers or {}).values())]
 
     @contextlib.contextmanager
@@ -95,7 +95,8 @@ class _Trained:
     @classmethod
     def find(cls, name: str | Path, base: ModelRef | None) -> _Trained:
         """Follow a path or Hub id, fetching what lies on the Hub."""
-        folder = ModelRef(str(name)).folder()
+        model = ModelRef.named(name)
+        folder = model.folder()
         if not (folder / CONFIG_FILE).is_file():
             if not (folder / "config.json").is_file() or not any(folder.glob("*.safetensors")):
                 raise SoupError(
@@ -106,7 +107,7 @@ class _Trained:
         config = read_config(folder)
         if base is None and not config.get("base_model_name_or_path"):
             raise SoupError(f"The adapter {folder} names no base model; pass base_model=.")
-        return cls(str(name), folder, base or ModelRef(config["base_model_name_or_path"], config.get("revision")))
+        return cls(str(name), folder, base or _base_of(model, config))
 
     def tokenizer(self) -> Any:
         return load_tokenizer(self.folder, self.base or ModelRef(str(self.folder)))
@@ -132,6 +133,13 @@ class _Trained:
         if self.base is None:
             return own
         return {**own, "base_model": self.base.id, "base_fingerprint": fingerprint(self.base)}
+
+
+def _base_of(adapter: ModelRef, config: dict[str, Any]) -> ModelRef:
+    name, revision = config["base_model_name_or_path"], config.get("revision")
+    if adapter.is_local:
+        return ModelRef.named(name, revision)
+    return ModelRef.on_hub(name, revision, f"base model of the adapter {adapter.id}", "given as base_model=")
 
 
 class _OneModelAnswering:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -12,12 +11,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 from safetensors import SafetensorError, safe_open
 
 from trl_bonesoup.errors import SoupError
+from trl_bonesoup.soup.adapter_config import CONFIG_FILE, read_settings
 from trl_bonesoup.soup.features import MERGE_FIRST, check_adds_up
 
 if TYPE_CHECKING:
     import torch
 
-CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
 _PREFIX = "base_model.model."
 _FACTORS = {
@@ -139,13 +138,7 @@ def read_config(folder: Path) -> dict[str, Any]:
             f"{folder} has no {WEIGHTS_FILE}. Pickled adapters (.bin) are not read, because loading one can run "
             "code: load it where you trust it and save it again with safe_serialization=True."
         )
-    try:
-        config = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise SoupError(f"{file} is not valid JSON: {error}.") from error
-    if not isinstance(config, dict) or not isinstance(config.get("peft_type"), str):
-        raise SoupError(f"{file} is not the configuration of an adapter: it names no peft_type.")
-    return config
+    return read_settings(file)
 
 
 def read_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
@@ -157,7 +150,7 @@ def read_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
     try:
         with safe_open(folder / WEIGHTS_FILE, framework="pt") as file:
             return {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
-    except SafetensorError as error:
+    except (SafetensorError, OSError) as error:
         raise SoupError(f"{folder / WEIGHTS_FILE} is not a complete safetensors file: {error}") from error
 
 

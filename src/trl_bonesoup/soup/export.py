@@ -168,7 +168,7 @@ def stacked(source: SoupSource, *, allow_nan: bool = False) -> StackedAdapters:
     try:
         base = source.base_model()
     except SoupError:
-        if not adapters[0].base_model:
+        if source.from_hub or not adapters[0].base_model:  # a stranger's path is not passed on
             raise
         base = ModelRef(adapters[0].base_model)
     if source.base_override is None:

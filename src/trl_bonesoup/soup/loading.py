@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from safetensors import SafetensorError
+
 from trl_bonesoup.errors import SoupError
-from trl_bonesoup.soup.adapters import Adapter
+from trl_bonesoup.soup.adapters import CONFIG_FILE, Adapter
 from trl_bonesoup.soup.combine import stack_adapters
 from trl_bonesoup.soup.scales import AdapterScales
 from trl_bonesoup.soup.source import ModelRef
@@ -18,22 +21,37 @@ if TYPE_CHECKING:
 ADAPTER_NAME = "soup"
 """Under which PEFT knows the stacked adapter."""
 
-_TOKENIZER_FILES = ("tokenizer_config.json", "tokenizer.json")
+_TOKENIZER_FILES = ("tokenizer_config.json", "tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
 
 __all__ = ["load_adapters", "load_model", "load_tokenizer"]
 
 
 def load_model(ref: ModelRef, *, dtype: Any = None, device: Any = None, trust_remote_code: bool = False) -> Any:
-    """Load a causal language model for inference, in the dtype of its checkpoint unless told otherwise."""
+    """Load a causal language model for inference, in the dtype of its checkpoint unless told otherwise.
+
+    It is always loaded from its folder: transformers would follow an adapter's base model to wherever it points.
+
+    Raises:
+        SoupError: if it cannot be fetched, is an adapter, or transformers cannot load it.
+    """
     from transformers import AutoModelForCausalLM
 
-    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-        ref.id,
-        revision=ref.revision,
-        dtype="auto" if dtype is None else dtype,
-        trust_remote_code=trust_remote_code,
-        use_safetensors=True,
-    )
+    folder = ref.folder(code=trust_remote_code)
+    if (folder / CONFIG_FILE).is_file():
+        raise SoupError(
+            f"{ref.id} is an adapter (it has an {CONFIG_FILE}), where a whole model is needed. Give the model that it "
+            "was trained on, or merge it into that first."
+        )
+    try:
+        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+            folder,
+            dtype="auto" if dtype is None else dtype,
+            trust_remote_code=trust_remote_code,
+            use_safetensors=True,
+        )
+    except (OSError, ValueError, SafetensorError) as error:
+        raise SoupError(_not_loaded(ref, "model", error)) from error
+    model.name_or_path = model.config.name_or_path = ref.id  # which PEFT and model cards repeat
     if device is not None:
         model.to(device)
     model.requires_grad_(False)
@@ -64,14 +82,35 @@ def load_adapters(model: Any, adapters: Sequence[Adapter], base: ModelRef, *, al
 def load_tokenizer(
     backbone: Path, base: ModelRef, *, trust_remote_code: bool = False
 ) -> PreTrainedTokenizerBase | None:
-    """Load the tokenizer saved with a backbone, else the base model's; None if a local base has none."""
+    """Load the tokenizer saved with a backbone, else the base model's; None if neither has one.
+
+    Raises:
+        SoupError: if the base model cannot be fetched, or transformers cannot load the tokenizer.
+    """
     from transformers import AutoTokenizer
 
-    if _has_tokenizer(backbone):
-        base = ModelRef(str(backbone))
-    elif base.is_local and not _has_tokenizer(Path(base.id)):
+    ref = ModelRef(str(backbone)) if _has_tokenizer(backbone) else base
+    folder = ref.folder(code=trust_remote_code)
+    if not _has_tokenizer(folder):
         return None
-    return AutoTokenizer.from_pretrained(base.id, revision=base.revision, trust_remote_code=trust_remote_code)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError) as error:
+        raise SoupError(_not_loaded(ref, "tokenizer", error)) from error
+    tokenizer.name_or_path = ref.id
+    return tokenizer
+
+
+def _not_loaded(ref: ModelRef, what: str, error: Exception) -> str:
+    code = (
+        "It ships code of its own, which runs only if you ask for it: read it, then pass trust_remote_code=True. "
+        if "trust_remote_code" in str(error)
+        else ""
+    )
+    return (
+        f"The {what} of {ref.id} cannot be loaded. {code}Weights are read from safetensors alone; pickled ones (.bin) "
+        f"have to be converted where you trust them. transformers says: {error}"
+    )
 
 
 def _has_tokenizer(folder: Path) -> bool:
@@ -83,8 +122,11 @@ def _check_layers(model: Any, adapter: Adapter) -> None:
     from peft import LoraConfig
     from peft.tuners.tuners_utils import check_target_module_exists
 
-    config = LoraConfig.from_peft_type(**adapter.config)
-    here = {name for name, _ in model.named_modules() if check_target_module_exists(config, name)}
+    try:
+        config = LoraConfig.from_peft_type(**adapter.config)
+        here = {name for name, _ in model.named_modules() if check_target_module_exists(config, name)}
+    except (TypeError, ValueError, AttributeError, re.error) as error:
+        raise SoupError(f"PEFT cannot read the {CONFIG_FILE} of {adapter.folder}: {error}") from error
     if odd := sorted(here ^ adapter.modules.keys()):
         raise SoupError(
             f"The adapter {adapter.folder} does not fit the base model: of its layers and the model's, {odd[:3]} "

@@ -96,7 +96,7 @@ class MergeableAdapter:
             merged = live.merge_and_unload(safe_merge=True)
         except SoupError:
             raise
-        except (RuntimeError, ValueError) as error:
+        except (RuntimeError, ValueError, TypeError) as error:
             raise SoupError(f"PEFT cannot merge the adapter {self.folder} into the base model: {error}") from error
         apart = float((_logits(merged, tokens) - expected).norm())
         if not apart <= _TOLERANCE * float(expected.norm() + (expected - before).norm()):

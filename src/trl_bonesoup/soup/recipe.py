@@ -46,7 +46,7 @@ def mergekit_yaml(
     base = _reference(manifest.base_model.id, folder, manifest.base_model.revision)
     models: list[dict[str, Any]] = []
     for j, backbone in enumerate(manifest.backbones):
-        path = _reference(backbone.path, folder)
+        path = _reference(backbone.path, folder, backbone.revision)
         parameters = {"preference": float(mu_N[j])}
         if alphas is not None:
             parameters["extrapolation"] = float(alphas[j])

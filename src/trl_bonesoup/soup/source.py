@@ -2,53 +2,104 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import re
 from dataclasses import dataclass
-from pathlib import Path
+from functools import cached_property
+from pathlib import Path, PurePosixPath
 
 from trl_bonesoup.errors import SoupError
 from trl_bonesoup.manifest import FILE_NAME, SoupManifest
+from trl_bonesoup.soup.download import Snapshot
 
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?", re.ASCII)
 
-_PATTERNS = ["*.json", "*.safetensors", "*.jinja", "tokenizer.model", "merges.txt", "vocab.txt"]
-"""What is fetched from the Hub: no pickles and no code."""
-
-__all__ = ["ModelRef", "SoupSource", "fetch", "open_soup"]
+__all__ = ["ModelRef", "SoupSource", "open_soup"]
 
 
 @dataclass(frozen=True)
 class ModelRef:
-    """A model that transformers can load: a local folder or a Hub id with its revision."""
+    """A model that transformers can load: a local folder, a Hub id with its revision, or a folder of a snapshot.
+
+    Attributes:
+        id: an absolute path or a Hub id.
+        revision: of the Hub id.
+        snapshot: the repository that the folder `id` is a part of, from which it is fetched when needed.
+    """
 
     id: str
     revision: str | None = None
+    snapshot: Snapshot | None = None
+
+    @classmethod
+    def named(cls, name: str | Path, revision: str | None = None) -> ModelRef:
+        """Return the model that a person names: a folder if there is one, else a Hub id."""
+        return cls(str(Path(name).resolve())) if _is_dir(name) else cls(str(name), revision)
+
+    @classmethod
+    def on_hub(cls, name: str, revision: str | None, role: str, instead: str, *, old_names: bool = True) -> ModelRef:
+        """Return a model on the Hub.
+
+        Args:
+            name: its id.
+            revision: commit, tag or branch.
+            role: what names it, for the message.
+            instead: what else it could have been, for the message.
+            old_names: take the ids without an organisation that the oldest repositories have.
+
+        Raises:
+            SoupError: if it is no Hub id.
+        """
+        if not _HUB_ID.fullmatch(name) or not (old_names or "/" in name):
+            raise SoupError(f"The {role} is {name!r}, which is neither {instead} nor a Hub id.")
+        return cls(name, revision)
 
     @property
     def is_local(self) -> bool:
-        """Whether it is a folder on this machine."""
-        return Path(self.id).is_dir()
+        """Whether it is a folder on this machine, of this machine's owner."""
+        return self.snapshot is None and os.path.isabs(self.id) and _is_dir(self.id)  # noqa: PTH117
 
-    def folder(self) -> Path:
-        """Return its folder, fetching it from the Hub if needed."""
-        return Path(self.id) if self.is_local else fetch(self.id, self.revision)
+    def folder(self, *, code: bool = False) -> Path:
+        """Return its folder, fetching it from the Hub if needed; with `code`, its Python files too.
+
+        Raises:
+            SoupError: if it cannot be fetched, or the repository holds no model.
+        """
+        if self.snapshot is not None:
+            return self.snapshot.fetch(Path(self.id).relative_to(self.snapshot.folder).as_posix(), code=code)
+        if self.is_local:
+            return Path(self.id)
+        snapshot = Snapshot.open(self.id, self.revision, ["config.json", "adapter_config.json"])
+        if not snapshot.folder.is_dir():
+            at = f" at revision {self.revision!r}" if self.revision else ""
+            raise SoupError(f"The repository {self.id}{at} holds no model: no config.json and no adapter_config.json.")
+        return snapshot.fetch(code=code)
 
 
 @dataclass(frozen=True)
 class SoupSource:
     """An opened soup.json and the rules by which the paths in it are followed.
 
+    A folder on this machine is trusted to name any path. What comes from the Hub names folders of its own
+    repository and other repositories, nothing else.
+
     Attributes:
         manifest: what was trained.
         folder: where soup.json lies; relative paths start here.
-        from_hub: downloaded from the Hub, so that no path in it may leave `folder`.
         base_override: a base model to use in place of the recorded one.
+        snapshot: the commit on the Hub that soup.json is from; None if it is a folder on this machine.
     """
 
     manifest: SoupManifest
     folder: Path
-    from_hub: bool = False
     base_override: str | None = None
+    snapshot: Snapshot | None = None
+
+    @property
+    def from_hub(self) -> bool:
+        """Whether soup.json was downloaded, so that no path in it may leave `folder`."""
+        return self.snapshot is not None
 
     @property
     def kind(self) -> str:
@@ -72,28 +123,59 @@ class SoupSource:
             SoupError: if it is a folder that does not exist here, or that a Hub soup may not name.
         """
         if self.base_override is not None:
-            return _model_ref(self.base_override, None, Path.cwd(), False, "base_model")
+            return self._here(self.base_override, None, Path.cwd(), "base_model")
         record = self.manifest.base_model
         try:
-            return _model_ref(record.id, record.revision, self.folder, self.from_hub, "base_model of soup.json")
+            return self._find(record.id, record.revision, "base_model")
         except SoupError as error:
             raise SoupError(f"{error} Pass base_model= to say where the base model is.") from error
 
     def backbones(self) -> list[Path]:
-        """Return the folders of the N backbones in order, fetching from the Hub those that lie there."""
+        """Return the folders of the N backbones in order, fetching from the Hub those that lie there.
+
+        Raises:
+            SoupError: if soup.json names what it may not or what is not there; nothing is fetched then.
+        """
+        return list(self._folders)
+
+    @cached_property
+    def _folders(self) -> list[Path]:  # once, so that a branch on the Hub that moves meanwhile gives no mixture
+        return [backbone.folder() for backbone in self._backbones()]
+
+    def _backbones(self) -> list[ModelRef]:
         return [
-            _model_ref(backbone.path, None, self.folder, self.from_hub, f"backbone {j} of soup.json").folder()
+            self._find(backbone.path, backbone.revision, f"backbone {j}", old_names=False)
             for j, backbone in enumerate(self.manifest.backbones)
         ]
 
     def inputs(self) -> list[Path]:
-        """Return the folders on this machine that writing a soup must leave alone."""
-        folders = [self.folder, *self.backbones()]
-        try:
-            base = self.base_model()
-        except SoupError:
-            return folders
-        return [*folders, Path(base.id)] if base.is_local else folders
+        """Return the folders on this machine that writing a soup must leave alone, without fetching any."""
+        models = self._backbones()
+        with contextlib.suppress(SoupError):
+            models.append(self.base_model())
+        return [self.folder, *(Path(model.id) for model in models if model.is_local)]
+
+    def _find(self, name: str, revision: str | None, role: str, *, old_names: bool = True) -> ModelRef:
+        role = f"{role} of soup.json"
+        if self.snapshot is None:
+            return self._here(name, revision, self.folder, role, old_names=old_names)
+        if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts or "\\" in name:
+            raise SoupError(
+                f"The {role} is {name!r}, outside the soup's own folder; in a soup that comes from the Hub such paths "
+                "are not followed."
+            )
+        path = str(PurePosixPath(name))
+        if self.snapshot.holds(path):
+            return ModelRef(str(self.folder / path), snapshot=self.snapshot)
+        instead = f"a folder of {self.snapshot.repo} at commit {self.snapshot.commit}"
+        return ModelRef.on_hub(name, revision, role, instead, old_names=old_names)
+
+    @staticmethod
+    def _here(name: str, revision: str | None, folder: Path, role: str, *, old_names: bool = True) -> ModelRef:
+        local = folder / name
+        if _is_dir(local):
+            return ModelRef(str(local.resolve()))
+        return ModelRef.on_hub(name, revision, role, f"a folder on this machine ({local})", old_names=old_names)
 
 
 def open_soup(path: str | Path, *, base_model: str | Path | None = None, revision: str | None = None) -> SoupSource:
@@ -110,42 +192,20 @@ def open_soup(path: str | Path, *, base_model: str | Path | None = None, revisio
     """
     override = None if base_model is None else str(base_model)
     local = Path(path)
-    if local.is_file():
+    if os.path.isfile(local):  # noqa: PTH113 - Path.is_file raises for a name that is too long
         local = local.parent
-    if local.is_dir():
-        return SoupSource(SoupManifest.load(local), local.resolve(), False, override)
+    if _is_dir(local):
+        return SoupSource(SoupManifest.load(local), local.resolve(), override)
     if not _HUB_ID.fullmatch(str(path)):
         raise SoupError(f"There is no folder {path}; give the folder of a {FILE_NAME} or a Hub id like org/name.")
-    folder = fetch(str(path), revision)
-    return SoupSource(SoupManifest.load(folder), folder.resolve(), True, override)
-
-
-def fetch(repo: str, revision: str | None = None) -> Path:
-    """Return the local snapshot of a Hub repository's JSON, safetensors and tokenizer files.
-
-    Raises:
-        SoupError: if it cannot be reached or does not exist.
-    """
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    try:
-        return Path(snapshot_download(repo, revision=revision, allow_patterns=_PATTERNS))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+    snapshot = Snapshot.open(str(path), revision, [FILE_NAME])
+    if not (snapshot.folder / FILE_NAME).is_file():
         raise SoupError(
-            f"{repo!r} is not a folder on this machine, and it could not be fetched from the Hub: {error}"
-        ) from error
-
-
-def _model_ref(name: str, revision: str | None, folder: Path, confined: bool, role: str) -> ModelRef:
-    local = (folder / name).resolve()
-    if confined and not local.is_relative_to(folder.resolve()):
-        raise SoupError(
-            f"The {role} is {name!r}, outside the soup's own folder; in a soup that comes from the Hub such paths "
-            "are not followed."
+            f"The repository {path} at commit {snapshot.commit} has no {FILE_NAME}, so it is no soup. `bonesoup push` "
+            "makes one; a single model is loaded with transformers or PEFT."
         )
-    if local.is_dir():
-        return ModelRef(str(local))
-    if not _HUB_ID.fullmatch(name):
-        raise SoupError(f"The {role} is {name!r}, which is neither a folder on this machine ({local}) nor a Hub id.")
-    return ModelRef(name, revision)
+    return SoupSource(SoupManifest.load(snapshot.folder), snapshot.folder, override, snapshot)
+
+
+def _is_dir(path: str | Path) -> bool:
+    return os.path.isdir(path)  # noqa: PTH112 - Path.is_dir raises for a name that is too long

@@ -144,16 +144,18 @@ def _moved(source: SoupSource, out: Path, names: Sequence[str]) -> SoupManifest:
 
 def _moved_path(source: SoupSource, name: str, out: Path) -> str:
     """Return a path of the old soup.json as the new one has to write it; ids on the Hub stay."""
+    if source.snapshot is not None:
+        return str(source.folder / name) if source.snapshot.holds(name) else name
     local = (source.folder / name).resolve()
     if not local.is_dir():
         return name
-    return str(local) if source.from_hub or Path(name).is_absolute() else Path(os.path.relpath(local, out)).as_posix()
+    return str(local) if Path(name).is_absolute() else Path(os.path.relpath(local, out)).as_posix()
 
 
 def _check_unquantized(base: ModelRef) -> None:
     from transformers import AutoConfig
 
-    config = AutoConfig.from_pretrained(base.id, revision=base.revision, trust_remote_code=False)
+    config = AutoConfig.from_pretrained(base.folder(), trust_remote_code=False)
     if getattr(config, "quantization_config", None):
         raise SoupError(
             f"The base model {base.id} is quantized, and merging into its weights would round them again. Give the "
