@@ -16,6 +16,7 @@ from trl_bonesoup.soup.record import SavedSoup
 from trl_bonesoup.soup.source import SoupSource
 
 PICTURE = "front.png"
+TOKENIZER_FILES = ("tokenizer_config.json", "tokenizer.json")
 
 __all__ = ["CardMetadata", "describe_family", "describe_soup"]
 
@@ -68,6 +69,7 @@ def describe_soup(
         name=name,
         family=family,
         folder=source.folder,
+        has_tokenizer=any((folder / file).is_file() for file in TOKENIZER_FILES),
         **metadata,
     )
     if front is not None and picture is not None:

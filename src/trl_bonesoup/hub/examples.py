@@ -38,17 +38,17 @@ def place(name: str | None, otherwise: str) -> str:
     return name if name and "/" in name and hub_id(name) else otherwise
 
 
-def transformers_example(where: str) -> str:
+def transformers_example(where: str, tokenizer: str) -> str:
     """Return how transformers loads a checkpoint, or an adapter with the base model that it names."""
     return fenced(
         "from transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
         f'model = AutoModelForCausalLM.from_pretrained("{where}")\n'
-        f'tokenizer = AutoTokenizer.from_pretrained("{where}")',
+        f'tokenizer = AutoTokenizer.from_pretrained("{tokenizer}")',
         "python",
     )
 
 
-def adapter_example(where: str, base: BaseModelName) -> str:
+def adapter_example(where: str, base: BaseModelName, tokenizer: str) -> str:
     """Return how PEFT loads an adapter, onto a base model that the reader names if the adapter cannot."""
     if base.argument is None:
         return fenced(
@@ -62,7 +62,7 @@ def adapter_example(where: str, base: BaseModelName) -> str:
         "from transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
         f'base = AutoModelForCausalLM.from_pretrained("{base.argument}")\n'
         f'model = PeftModel.from_pretrained(base, "{where}")\n'
-        f'tokenizer = AutoTokenizer.from_pretrained("{where}")',
+        f'tokenizer = AutoTokenizer.from_pretrained("{tokenizer}")',
         "python",
     )
 

@@ -21,7 +21,7 @@ from trl_bonesoup.hub.measured import (
     how_measured,
     measured_point,
 )
-from trl_bonesoup.hub.metadata import BaseModelName, base_model_name, card_data, eval_results
+from trl_bonesoup.hub.metadata import YOUR_BASE_MODEL, BaseModelName, base_model_name, card_data, eval_results
 from trl_bonesoup.hub.reward_tables import reward_table
 from trl_bonesoup.manifest import Preference, SoupManifest
 from trl_bonesoup.markdown import code
@@ -55,6 +55,7 @@ def soup_card(
     datasets: str | Sequence[str] | None = None,
     base_model: str | None = None,
     folder: str | Path | None = None,
+    has_tokenizer: bool = True,
 ) -> ModelCard:
     """Return the model card of the soup at one preference.
 
@@ -80,6 +81,7 @@ def soup_card(
         datasets: Hub ids of the data sets whose prompts were trained on.
         base_model: Hub id of the base model, for a soup.json that records a local copy of it.
         folder: where soup.json lies, which tells a relative path to the base model from a Hub id.
+        has_tokenizer: whether the tokenizer was saved with the soup; else that of the base model is loaded.
 
     Raises:
         WeightsError: for a preference or extrapolation that the mathematics does not allow.
@@ -133,7 +135,7 @@ def soup_card(
         measured_whole="" if is_whole else " They are those of the whole soup, before it was saved as this model.",
         plot=plot_name(plot_path) if plot_path else None,
         plot_says="Mean rewards of the soups over a grid of preferences" + (", this soup ringed" if point else ""),
-        **_examples(manifest, kind, base, name, family),
+        **_examples(manifest, kind, base, name, family, has_tokenizer),
         merge_command=examples.merge_command(
             manifest,
             base,
@@ -197,24 +199,25 @@ def _measured(front: Front | None, point: FrontPoint | None, compared: Mapping[s
 
 
 def _examples(
-    manifest: SoupManifest, kind: str, base: BaseModelName, name: str | None, family: str | None
+    manifest: SoupManifest, kind: str, base: BaseModelName, name: str | None, family: str | None, has_tokenizer: bool
 ) -> dict[str, Any]:
     where = examples.place(name, examples.THIS_FOLDER)
+    tokenizer = where if has_tokenizer else base.hub_id or YOUR_BASE_MODEL
     soup_example = examples.soup_example(manifest, base, family)
     if kind == "full":
         says = "With PEFT, after writing the soup as an adapter (`bonesoup merge`, below, without `--full`)"
-        adapter = examples.adapter_example("out", base) if _of_adapters(manifest) else None
+        adapter = examples.adapter_example("out", base, tokenizer) if _of_adapters(manifest) else None
         return {
-            "transformers_example": examples.transformers_example(where),
+            "transformers_example": examples.transformers_example(where, tokenizer),
             "adapter_says": says,
             "adapter_example": adapter,
             "soup_example": soup_example,
         }
     return {
-        "transformers_example": examples.transformers_example(where),
+        "transformers_example": examples.transformers_example(where, tokenizer),
         "needs_peft": ", which loads the base model, too, if PEFT is installed",
         "adapter_says": "With PEFT",
-        "adapter_example": examples.adapter_example(where, base),
+        "adapter_example": examples.adapter_example(where, base, tokenizer),
         "soup_example": soup_example,
     }
 
