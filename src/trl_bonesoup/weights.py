@@ -29,6 +29,9 @@ LARGE_COEFFICIENT = 10.0
 BASE_SHARE_TOLERANCE = 4e-6
 """|1 - Σλ| up to which the base has no share: B and μ may each be off the simplex by 1e-6."""
 
+_NO_NUMBERS = "bcmMSUV"
+"""Kinds of NumPy's dtypes that would turn into numbers unasked: truth values, texts, times, complex numbers."""
+
 __all__ = [
     "base_share",
     "check_column",
@@ -186,7 +189,7 @@ def merging_coefficients(
         WeightsError: for invalid B, μ or α.
 
     Warns:
-        LargeCoefficientsWarning: if some |λ| exceeds 10, which only a badly conditioned B
+        LargeCoefficientsWarning: if some λ lies beyond ±10, which only a badly conditioned B
             or an α close to 1 produces.
 
     Source: Bone Soups, Section 3.3 (merging) and Equation 9 (extrapolation).
@@ -294,12 +297,19 @@ def _check_simplex(vector: FloatArray, what: str, *, allow_negative: bool = Fals
 
 def _float_array(values: ArrayLike, what: str) -> FloatArray:
     try:
+        given = np.asarray(values)
+        if given.dtype.kind in _NO_NUMBERS or (given.dtype.kind == "O" and any(map(_is_no_number, given.flat))):
+            raise TypeError
         array = np.array(values, dtype=np.float64)
     except (TypeError, ValueError) as error:
         raise WeightsError(f"The {what} must be numbers; got {values!r}.") from error
     if not np.isfinite(array).all():
         raise WeightsError(f"The {what} must be finite; got {array.tolist()}.")
     return array
+
+
+def _is_no_number(value: object) -> bool:
+    return value is None or isinstance(value, (str, bytes, bool))
 
 
 def _finite_number(value: float, what: str) -> float:

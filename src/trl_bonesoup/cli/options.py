@@ -155,6 +155,8 @@ def read_preference(text: Any) -> Any:
         named: dict[str, float] = {}
         for part in parts:
             name, _, share = part.rpartition("=")
+            if name.strip() in named:
+                raise ConfigurationError(f"--preference {text} names {name.strip()!r} twice.")
             named[name.strip()] = _number(share, f"--preference {text}")
         return named
     if len(parts) == 1 and not _is_number(parts[0]):

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from trl_bonesoup.errors import ConfigurationError, SoupError
-from trl_bonesoup.manifest import Preference
+from trl_bonesoup.errors import ConfigurationError, SoupError, WeightsError
+from trl_bonesoup.manifest import Preference, SoupManifest
 from trl_bonesoup.soup.adapters import check_same_base, read_adapter
 from trl_bonesoup.soup.agreement import check_agreement, check_recorded_base
 from trl_bonesoup.soup.combine import StackedAdapters, stack_adapters
@@ -125,7 +125,7 @@ def merge(
     check_rank(rank, full=full or source.kind == "full")
     _check_shards(max_shard_size, cut=full and source.kind == "adapter")
     dtype = as_dtype(dtype)
-    coefficients = source.manifest.coefficients(preference, extrapolation)
+    _, coefficients = one_soup(source.manifest, preference, extrapolation)
     check_target(out, overwrite=overwrite, inputs=source.inputs())
     options = _Options(overwrite, allow_nan, finish)
     if source.kind == "adapter" and full:
@@ -157,6 +157,20 @@ def save_soup(
     if not full:
         return _save_adapter(soup.source, coefficients_N, out, rank, options)
     return _save_merged(soup, coefficients_N, out, as_dtype(dtype), max_shard_size, options)
+
+
+def one_soup(
+    manifest: SoupManifest, preference: Preference, extrapolation: float | Sequence[float]
+) -> tuple[FloatArray, FloatArray]:
+    """Return μ and λ of one soup, both of shape (N,).
+
+    Raises:
+        WeightsError: for an invalid preference or extrapolation, or for several preferences.
+    """
+    mu_N = manifest.preference(preference)
+    if mu_N.ndim != 1:
+        raise WeightsError(f"A soup has one preference, of shape ({mu_N.shape[-1]},); got shape {mu_N.shape}.")
+    return mu_N, manifest.coefficients(mu_N, extrapolation)
 
 
 def stacked(source: SoupSource, *, allow_nan: bool = False) -> StackedAdapters:

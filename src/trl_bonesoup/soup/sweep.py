@@ -16,6 +16,7 @@ from trl_bonesoup.errors import SoupError
 from trl_bonesoup.manifest import Preference
 from trl_bonesoup.soup.export import (
     copy_companions,
+    one_soup,
     open_ingredients,
     stacked,
     write_merged,
@@ -119,11 +120,10 @@ def _points(
     full: bool,
 ) -> list[_Point]:
     names = source.manifest.objective_names
+    soups = [one_soup(source.manifest, preference, extrapolation) for preference in preferences]
     origin = _fingerprint(source)
     points: dict[Path, _Point] = {}
-    for preference in preferences:
-        mu_N = source.manifest.preference(preference)
-        lambda_N = source.manifest.coefficients(mu_N, extrapolation)
+    for mu_N, lambda_N in soups:
         folder = out / _folder_name(mu_N, extrapolation)
         if folder in points:
             raise SoupError(f"Two preferences would both be written to {folder}; they must differ by 1e-6 or more.")
