@@ -81,7 +81,7 @@ def _create_branch(hub: LoopbackHub, request: Request, repo_id: str, branch: str
     repo = hub.writable(request, repo_id)
     if branch in repo.branches:
         raise Refused(409, f"Reference already exists: {branch}")
-    repo.branches[branch] = [repo.at(request.json().get("startingPoint", "main"))]
+    repo.branches[branch] = repo.history(request.json().get("startingPoint", "main"))
     return Answer({})
 
 

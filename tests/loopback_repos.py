@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import re
 from dataclasses import dataclass, field
+
+import yaml
 
 CREATED = "2026-01-01T00:00:00.000Z"
 GIT_ATTRIBUTES = b"*.safetensors filter=lfs diff=lfs merge=lfs -text\n"
@@ -90,6 +93,11 @@ class Repo:
                 return commit
         raise Refused(404, f"Invalid rev id: {revision}", "RevisionNotFound")
 
+    def history(self, revision: str) -> list[Commit]:
+        last = self.at(revision)
+        commits = next(commits for commits in self.branches.values() if last in commits)
+        return commits[: commits.index(last) + 1]
+
     def file(self, revision: str, path: str) -> tuple[Commit, Blob]:
         commit = self.at(revision)
         if path not in commit.files:
@@ -133,9 +141,16 @@ class Repo:
             "private": self.private,
             "lastModified": CREATED,
             "createdAt": CREATED,
-            "tags": [],
+            "tags": self.card_data(commit).get("tags") or [],
+            "cardData": self.card_data(commit),
             "siblings": siblings,
         }
+
+    @staticmethod
+    def card_data(commit: Commit) -> dict:
+        card = commit.files.get("README.md", Blob(b"")).data.decode()
+        found = re.match(r"---\s*\n(.*?)\n---", card, re.DOTALL)
+        return yaml.safe_load(found[1]) if found else {}
 
     def tree(self, revision: str, folder: str, *, recursive: bool) -> list[dict]:
         entries: dict[str, dict] = {}

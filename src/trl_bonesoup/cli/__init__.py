@@ -19,6 +19,7 @@ from trl_bonesoup.cli import (
     merge,
     plot,
     prepare,
+    push,
     seek,
     select_dominance,
     sweep,
@@ -27,7 +28,10 @@ from trl_bonesoup.cli import (
 from trl_bonesoup.cli.options import apply_config
 from trl_bonesoup.errors import BoneSoupError
 
-_COMMANDS = (demo, prepare, seek, select_dominance, merge, sweep, to_full, evaluate, extrapolate, compare, plot, card)
+_COMMANDS = (
+    *(demo, prepare, seek, select_dominance, merge, sweep, to_full),
+    *(evaluate, extrapolate, compare, plot, card, push),
+)
 
 _DESCRIPTION = """\
 Train a few backbones once, then serve every balance of competing rewards.
@@ -44,6 +48,7 @@ Train a few backbones once, then serve every balance of competing rewards.
   bonesoup compare --config comparison.yml             Bone Soup and other methods, trained and measured alike
   bonesoup plot front.json front.png
   bonesoup card run out --preference helpful=0.7,harmless=0.3 --front front.json
+  bonesoup push run --repo me/soup --dry-run           what would be published on the Hub, and without it: publish
 """
 
 

@@ -91,7 +91,8 @@ def run(arguments: argparse.Namespace) -> None:
         license=None if arguments.model else "apache-2.0",
         base_model=arguments.model or EMBEDDED,
     )
-    _finish(out, names, time.monotonic() - started)
+    # The embedded model differs from the Hub's by its quantisation, so it is published along and not only named.
+    _finish(out, names, "" if arguments.model else " --license apache-2.0", time.monotonic() - started)
 
 
 def quiet() -> None:
@@ -218,7 +219,7 @@ def steering_text(front: Any) -> str:
     return "\n".join(lines)
 
 
-def _finish(out: Path, names: list[str], seconds: float) -> None:
+def _finish(out: Path, names: list[str], published: str, seconds: float) -> None:
     shares = ",".join(f"{name}={share:g}" for name, share in zip(names, _uneven(len(names)), strict=True))
     print(f"\nDone in {seconds / 60:.1f} minutes. In {out}:")
     for file, what in (
@@ -237,6 +238,7 @@ def _finish(out: Path, names: list[str], seconds: float) -> None:
         (f"merge {out} my-soup --preference {shares}", "another balance, in seconds"),
         (f"sweep {out} soups --grid 0.25", "a family of them"),
         (f"demo --rollouts 40 --out {out}-long", "a wider front, in half an hour"),
+        (f"push {out} --repo YOU/bonesoup-demo{published} --dry-run", "publish it; --dry-run only shows what is sent"),
     ):
         print(f"  {command} {rest}    # {what}")
 

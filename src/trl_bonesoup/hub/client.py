@@ -12,10 +12,10 @@ from trl_bonesoup.hub.plan import Remote, RemoteFile, RepoPlan
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
-TRIES = 4
+TRIES = 5
 """How often each step is tried when the Hub or the connection fails; the client tries uploads more often by itself."""
-FIRST_WAIT = 2.0
-"""Seconds before the second try; each later one waits four times as long as the one before, or what the Hub asks for."""
+FIRST_WAIT = 1.0
+"""Seconds before the second try; each later one waits twice as long as the one before, or what the Hub asks for."""
 LONGEST_WAIT = 300.0
 
 MAIN = "main"
@@ -26,11 +26,15 @@ _AGAIN = "What arrived is kept: run the same command again, and only what is mis
 
 T = TypeVar("T")
 
-__all__ = ["FIRST_WAIT", "MAIN", "TRIES", "HubClient", "RefusedError"]
+__all__ = ["FIRST_WAIT", "MAIN", "TRIES", "GaveUpError", "HubClient", "RefusedError"]
 
 
 class RefusedError(HubError):
     """The Hub says no, and will say so again: asking for more repositories would be in vain."""
+
+
+class GaveUpError(HubError):
+    """The Hub failed however often it was asked."""
 
 
 class HubClient:
@@ -94,10 +98,7 @@ class HubClient:
         """
         from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
-        operations: list[Any] = [
-            CommitOperationAdd(change.path, plan.files[change.path])  # type: ignore[arg-type]
-            for change in plan.to_send
-        ]
+        operations: list[Any] = [CommitOperationAdd(change.path, plan.files[change.path]) for change in plan.to_send]
         operations += [CommitOperationDelete(change.path) for change in plan.changes if change.state == "removed"]
         return self._once(
             f"Sending files to {plan.repo_id}",
@@ -113,9 +114,7 @@ class HubClient:
 
     def create_tag(self, repo_id: str, tag: str, commit: str) -> None:
         """Give a commit a tag."""
-        self.ask(
-            f"Tagging {repo_id}", lambda: self.api.create_tag(repo_id, tag=tag, revision=commit, exist_ok=True)
-        )
+        self.ask(f"Tagging {repo_id}", lambda: self.api.create_tag(repo_id, tag=tag, revision=commit, exist_ok=True))
 
     def ask(self, doing: str, call: Callable[[], T]) -> T:
         """Return what a request gives that may be repeated, trying it `TRIES` times."""
@@ -126,16 +125,17 @@ class HubClient:
         """Call what raises `HubError` up to `TRIES` times, waiting longer each time.
 
         Raises:
-            HubError: the last one; a `RefusedError` at once.
+            GaveUpError: for the last one.
+            RefusedError: at once.
         """
         for attempt in range(1, TRIES + 1):
             try:
                 return call()
-            except RefusedError:
+            except (RefusedError, GaveUpError):
                 raise
             except HubError as error:
                 if attempt == TRIES:
-                    raise
+                    raise GaveUpError(str(error)) from error.__cause__
                 time.sleep(_wait_before_next(error, attempt))
         raise AssertionError("unreachable")
 
@@ -149,6 +149,8 @@ class HubClient:
         except (HTTPError, OSError, RuntimeError, ValueError) as error:
             cause = _cause(error)
             status = getattr(getattr(cause, "response", None), "status_code", None)
+            if status is None and (isinstance(cause, ValueError) or getattr(cause, "filename", None)):
+                raise RefusedError(f"{doing} failed: {_first_line(cause)}") from cause  # our input, a file of ours
             kind = HubError if status is None or status in _PASSING else RefusedError
             raise kind(f"{doing} failed: {self._explained(cause, status)}") from cause
 
@@ -208,5 +210,5 @@ def _first_line(error: BaseException) -> str:
 def _wait_before_next(error: HubError, attempt: int) -> float:
     response = getattr(error.__cause__, "response", None)
     asked = response.headers.get("retry-after", "") if response is not None else ""
-    wait = float(asked) if asked.isdigit() else FIRST_WAIT * 4.0 ** (attempt - 1)
+    wait = float(asked) if asked.isdigit() else FIRST_WAIT * 2.0 ** (attempt - 1)
     return min(wait, LONGEST_WAIT)

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedTokenizerBase
 
+    from trl_bonesoup.hub.push import PushedRepo
+
 __all__ = ["BoneSoup"]
 
 
@@ -232,6 +234,20 @@ class BoneSoup:
             self.coefficients if preference is None else self.manifest.coefficients(preference, extrapolation)
         )
         return save_soup(self, self._checked(coefficients, 1), out, full=full, rank=rank, overwrite=overwrite).path
+
+    def push_to_hub(self, repo_id: str, **options: Any) -> list[PushedRepo]:
+        """Publish the family on the Hub, so that `from_pretrained(repo_id)` loads it, and return what was done.
+
+        What is published is what lies in `folder`, at every preference, whatever is set now.
+
+        Args:
+            repo_id: org/name.
+            **options: of `trl_bonesoup.hub.push.push`, such as `preferences` that get a repository each,
+                `private`, `collection`, `license` and `dry_run`.
+        """
+        from trl_bonesoup.hub.push import push  # upwards, for the name under which transformers has it
+
+        return push(self.source, repo_id, **options)
 
     def _checked(self, coefficients: ArrayLike, axes: int) -> FloatArray:
         lambda_ = np.array(coefficients, dtype=np.float64)
