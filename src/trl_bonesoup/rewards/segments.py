@@ -134,8 +134,8 @@ class SegmentReward(LoadsClassifier):
     a separator is that of the segment that follows.
 
     Args:
-        model, tokenizer, revision, device, dtype, batch_size, max_length, prompt_text,
-            prompt_column, keep_prompt, name: as in `ClassifierReward`.
+        model, tokenizer, revision, device, dtype, batch_size, max_length: as in `ClassifierReward`.
+        prompt_text, prompt_column, keep_prompt, name: the same.
         values: reward of a segment by class, such as {0: -0.5, 2: 0.5}. The most likely of these
             classes counts; the model's other classes do not.
         split: as in `SegmentedReward`.
