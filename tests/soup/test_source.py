@@ -4,11 +4,12 @@ import shutil
 from pathlib import Path
 
 import pytest
-from hub_soups import publish
+from hub_soups import downloaded, publish
 from loopback_hub import LoopbackHub
 from tiny_soups import write_manifest
 
-from trl_bonesoup.errors import ManifestError, SoupError
+from trl_bonesoup.errors import HubError, ManifestError, SoupError
+from trl_bonesoup.front.fingerprint import fingerprint
 from trl_bonesoup.soup.source import SoupSource, open_soup
 
 
@@ -62,6 +63,13 @@ def test_backbones_may_be_repositories_of_their_own(hub: LoopbackHub, run: Path)
     assert (source.base_model().folder() / "config.json").read_text() == "other"
 
 
+def test_the_fingerprint_of_a_base_in_the_repository_is_its_commit(hub: LoopbackHub, run: Path) -> None:
+    source = on_hub(hub, run, ["helpful", "harmless"])
+    assert source.snapshot is not None
+    assert fingerprint(source.base_model()) == f"commit:{source.snapshot.commit}/base"
+    assert downloaded(hub) == ["soup.json"]
+
+
 def test_a_branch_that_moves_does_not_change_an_opened_soup(hub: LoopbackHub, run: Path) -> None:
     source = on_hub(hub, run, ["helpful", "org/other"])
     source.backbones()
@@ -81,7 +89,9 @@ def test_a_soup_from_the_hub_may_not_leave_its_folder(hub: LoopbackHub, run: Pat
 @pytest.mark.parametrize("missing", ["humour", "helpful/deeper", "hf://org/x", "org/x/y", "~", "有" * 200])
 def test_what_is_no_folder_of_the_repository_and_no_id(hub: LoopbackHub, run: Path, missing: str) -> None:
     source = on_hub(hub, run, ["helpful", missing])
-    with pytest.raises(SoupError, match=r"neither a folder of org/soup at commit \w+ nor a Hub id|no such repository"):
+    with pytest.raises(
+        (SoupError, HubError), match=r"neither a folder of org/soup at commit \w+ nor a Hub id|no such repository"
+    ):
         source.backbones()
 
 
@@ -111,7 +121,7 @@ def test_names_that_are_too_long_for_a_folder(run: Path, name: str) -> None:
     write_manifest(run, ["helpful", name], base=name)
     with pytest.raises(SoupError, match=r"backbone 1 of soup\.json is .* nor a Hub id"):
         open_soup(run).backbones()
-    with pytest.raises(SoupError, match=r"There is no folder|could not be fetched"):
+    with pytest.raises((SoupError, HubError), match=r"There is no folder|could not be fetched"):
         open_soup(name)
 
 
@@ -122,7 +132,7 @@ def test_a_missing_base_says_how_to_name_it(run: Path) -> None:
 
 
 def test_what_is_neither_folder_nor_repository(run: Path, tmp_path: Path) -> None:
-    with pytest.raises(SoupError, match=r"neither a folder|could not be fetched"):
+    with pytest.raises(HubError, match="could not be fetched"):
         open_soup("org/does-not-exist-anywhere")
     with pytest.raises(SoupError, match="There is no folder"):
         open_soup(tmp_path / "nothing" / "here")

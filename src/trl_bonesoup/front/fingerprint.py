@@ -29,8 +29,10 @@ def fingerprint(model: ModelRef) -> str:
 
     Reads every file once.
     """
-    if model.is_local or model.snapshot is not None:
-        return f"sha256:{_digest(model.folder())}"
+    if model.is_local:
+        return f"sha256:{_digest(Path(model.id))}"
+    if model.snapshot is not None:
+        return f"commit:{model.snapshot.commit}/{Path(model.id).relative_to(model.snapshot.folder).as_posix()}"
     from huggingface_hub import try_to_load_from_cache
 
     cached = try_to_load_from_cache(model.id, "config.json", revision=model.revision)

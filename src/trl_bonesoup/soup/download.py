@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
-from trl_bonesoup.errors import SoupError
+from trl_bonesoup.errors import HubError, SoupError
 from trl_bonesoup.strict_json import shown
 
 MODEL_FILES = (
@@ -57,7 +57,7 @@ class Snapshot:
         """Find out which commit a revision is and fetch the files of these names that it has.
 
         Raises:
-            SoupError: saying what was asked, what happened, and what to do.
+            HubError: saying what was asked, what happened, and what to do.
         """
         folder = _download(repo, revision, patterns, ["*/*"])
         return cls(repo, folder.name, folder)
@@ -77,7 +77,8 @@ class Snapshot:
             code: fetch Python files, too.
 
         Raises:
-            SoupError: if that fails, or a file lies outside the Hub's cache.
+            HubError: if that fails.
+            SoupError: if a file lies outside the Hub's cache.
         """
         from huggingface_hub.utils import filter_repo_objects
 
@@ -125,7 +126,7 @@ def _download(
             snapshot_download(repo, revision=revision, allow_patterns=list(patterns), ignore_patterns=list(ignored))
         )
     except (HTTPError, OSError, ValueError, RuntimeError) as error:
-        raise SoupError(f"{_asked(repo, revision)}: {_what_to_do(error, repo, revision, begun)}") from error
+        raise HubError(f"{_asked(repo, revision)}: {_what_to_do(error, repo, revision, begun)}") from error
 
 
 def _asked(repo: str, revision: str | None) -> str:

@@ -32,7 +32,8 @@ def load_model(ref: ModelRef, *, dtype: Any = None, device: Any = None, trust_re
     It is always loaded from its folder: transformers would follow an adapter's base model to wherever it points.
 
     Raises:
-        SoupError: if it cannot be fetched, is an adapter, or transformers cannot load it.
+        HubError: if it cannot be fetched.
+        SoupError: if it is an adapter, or transformers cannot load it.
     """
     from transformers import AutoModelForCausalLM
 
@@ -85,7 +86,8 @@ def load_tokenizer(
     """Load the tokenizer saved with a backbone, else the base model's; None if neither has one.
 
     Raises:
-        SoupError: if the base model cannot be fetched, or transformers cannot load the tokenizer.
+        HubError: if the base model cannot be fetched.
+        SoupError: if transformers cannot load the tokenizer.
     """
     from transformers import AutoTokenizer
 

@@ -64,7 +64,8 @@ class ModelRef:
         """Return its folder, fetching it from the Hub if needed; with `code`, its Python files too.
 
         Raises:
-            SoupError: if it cannot be fetched, or the repository holds no model.
+            HubError: if it cannot be fetched.
+            SoupError: if the repository holds no model.
         """
         if self.snapshot is not None:
             return self.snapshot.fetch(Path(self.id).relative_to(self.snapshot.folder).as_posix(), code=code)
@@ -135,6 +136,7 @@ class SoupSource:
 
         Raises:
             SoupError: if soup.json names what it may not or what is not there; nothing is fetched then.
+            HubError: if one cannot be fetched; what is complete is kept.
         """
         return list(self._folders)
 
@@ -187,7 +189,8 @@ def open_soup(path: str | Path, *, base_model: str | Path | None = None, revisio
         revision: commit, branch or tag on the Hub.
 
     Raises:
-        SoupError: if it is neither here nor on the Hub.
+        SoupError: if it is neither a folder here nor a soup on the Hub.
+        HubError: if it cannot be fetched, saying why and what to do.
         ManifestError: if its soup.json is missing or invalid.
     """
     override = None if base_model is None else str(base_model)
