@@ -204,6 +204,10 @@ def broken_record(machines: Path) -> None:
     (machines / "b" / "seek.json").write_text("{")
 
 
+def newer_record(machines: Path) -> None:
+    change(machines / "b", lambda record: record.update(format_version=2))
+
+
 def occupied(machines: Path) -> None:
     (machines / "soup").mkdir()
     (machines / "soup" / "thesis.txt").write_text("mine")
@@ -222,7 +226,8 @@ def another_run(machines: Path) -> None:
         (two_scales, "different versions of backbone 0"),
         (no_log, r"says_w7.json is missing; copy the whole folder"),
         (no_record, "it has no seek.json"),
-        (broken_record, "not a record that this version"),
+        (broken_record, "seek.json is not valid JSON"),
+        (newer_record, "seek.json has format version 2"),
         (occupied, "is not empty and holds no run"),
         (another_run, "different runs .settings.learning_rate: 0.5 in .*soup, 1e-05 in .*a"),
     ],

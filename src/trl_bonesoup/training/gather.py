@@ -11,7 +11,8 @@ from typing import Any
 
 from trl_bonesoup.errors import ConfigurationError
 from trl_bonesoup.manifest import SoupManifest
-from trl_bonesoup.training.run import RECORD, Run, differences
+from trl_bonesoup.training.run import Run, differences
+from trl_bonesoup.training.saved_run import RECORD, earlier_soup
 
 __all__ = ["gather"]
 
@@ -50,6 +51,7 @@ def gather(folders: Sequence[str | Path], output_dir: str | Path) -> SoupManifes
     first = runs[0]
     request = {**first.request, "base_model": {**first.request["base_model"], "id": _base_id(runs, output)}}
     result = Run(output, request, first.statistics, first.correlation)
+    earlier_soup(output, request)
     for j, source in enumerate(sources):
         if not result.is_finished(j):
             _copy(source, result, j)

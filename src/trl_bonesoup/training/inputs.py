@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike
 from trl_bonesoup.errors import ConfigurationError
 from trl_bonesoup.training.config import MultiRewardPPOConfig
 from trl_bonesoup.training.finite import first_not_finite
+from trl_bonesoup.training.prompt_kinds import check_kinds, first_rows
 from trl_bonesoup.weights import FloatArray, check_column, check_combination_weights
 
 
@@ -59,8 +60,14 @@ def check_normalization(args: MultiRewardPPOConfig, n: int) -> None:
 
 def check_dataset(dataset: Any, args: MultiRewardPPOConfig) -> None:
     """Raise `ConfigurationError` for a data set without prompts, or with too few for a single rollout batch."""
-    if not hasattr(dataset, "column_names") or not hasattr(dataset, "__len__"):
-        return  # missing, iterable, or not a dataset: GRPOTrainer says so
+    if not hasattr(dataset, "column_names"):
+        return  # missing, or not a dataset: GRPOTrainer says so
+    if not hasattr(dataset, "__len__"):
+        if "prompt" not in first_rows(dataset, 1)[0]:
+            raise ConfigurationError(
+                f"train_dataset needs a column 'prompt'; its first row has {list(first_rows(dataset, 1)[0])}."
+            )
+        return
     if "prompt" not in dataset.column_names:
         raise ConfigurationError(f"train_dataset needs a column 'prompt'; it has {dataset.column_names}.")
     needed = args.generation_batch_size // args.num_generations
@@ -135,8 +142,10 @@ def fit_prompts(prompt_ids: list[list[int]], room: float, args: MultiRewardPPOCo
     return prompt_ids
 
 
-def check_prompts(dataset: Any, tokenize: Callable[[list], Any], room: float, args: MultiRewardPPOConfig) -> None:
-    """Raise `ConfigurationError` if a prompt is empty or does not fit into the model's context.
+def check_prompts(
+    dataset: Any, tokenize: Callable[[list], Any], room: float, args: MultiRewardPPOConfig, *, has_template: bool
+) -> None:
+    """Raise `ConfigurationError` if a prompt is empty, does not fit into the model's context, or is of another kind.
 
     Only prompts that could be too long, or are empty, are tokenized: a text has no more tokens than
     bytes, but for those of a chat template, for which a margin is left. An iterable data set is
@@ -147,6 +156,7 @@ def check_prompts(dataset: Any, tokenize: Callable[[list], Any], room: float, ar
         tokenize: the trainer's, which applies `fit_prompts`.
         room: tokens of the model's context that the completion leaves to a prompt.
         args: with `max_prompt_length` and `max_completion_length`.
+        has_template: see `check_kinds`.
     """
     if room < max(args.max_prompt_length or 1, 1):
         raise ConfigurationError(
@@ -155,6 +165,7 @@ def check_prompts(dataset: Any, tokenize: Callable[[list], Any], room: float, ar
         )
     if not hasattr(dataset, "__len__") or "prompt" not in (getattr(dataset, "column_names", None) or ()):
         return
+    check_kinds(dataset["prompt"], has_template=has_template)
     for row, prompt in enumerate(dataset["prompt"]):
         size = _most_tokens(prompt)
         if size == 0 or size > room:

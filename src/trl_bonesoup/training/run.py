@@ -13,18 +13,17 @@ from pathlib import Path
 from typing import Any, Self, TypeVar
 
 import numpy as np
-from pydantic import ValidationError
 
 from trl_bonesoup import __version__
 from trl_bonesoup.errors import ConfigurationError
 from trl_bonesoup.manifest import Backbone, BaseModelRef, Objective, ScoreStatistics, SoupManifest
 from trl_bonesoup.markdown import hide_local_paths
 from trl_bonesoup.rewards.normalization import score_correlation, score_statistics
+from trl_bonesoup.training.saved_run import FORMAT_VERSION, RECORD, SavedRun, earlier_soup
 from trl_bonesoup.weights import FloatArray
 
 logger = logging.getLogger(__name__)
 
-RECORD = "seek.json"
 _LIBRARIES = ("trl", "transformers", "peft", "torch", "datasets", "accelerate")
 
 _Result = TypeVar("_Result")
@@ -67,20 +66,8 @@ class Run:
         Raises:
             ConfigurationError: if there is none, or its record cannot be read.
         """
-        record = folder / RECORD
-        if not record.is_file():
-            raise ConfigurationError(f"{folder} is not the folder of a run: it has no {RECORD}, which `seek` writes.")
-        try:
-            saved = json.loads(record.read_text(encoding="utf-8"))
-            statistics = saved["statistics"]
-            if statistics is not None:
-                statistics = [ScoreStatistics(**entry) for entry in statistics]
-            return cls(folder, dict(saved["request"]), statistics, saved["correlation"])
-        except (ValueError, KeyError, TypeError, ValidationError) as error:
-            raise ConfigurationError(
-                f"{record} is not a record that this version of `seek` wrote ({type(error).__name__}: {error}). "
-                "Choose another folder."
-            ) from error
+        saved, request = SavedRun.load(folder)
+        return cls(folder, request, saved.statistics, saved.correlation)
 
     def agreed_scale(self, scores: FloatArray) -> tuple[list[ScoreStatistics], list[list[float]] | None]:
         """Take the scale of the scores from samples of the base model, (K, N), and record it; return it.
@@ -108,7 +95,12 @@ class Run:
     def save(self) -> None:
         """Write the record, completely or not at all."""
         statistics = None if self.statistics is None else [entry.model_dump() for entry in self.statistics]
-        record = {"request": self.request, "statistics": statistics, "correlation": self.correlation}
+        record = {
+            "format_version": FORMAT_VERSION,
+            "request": self.request,
+            "statistics": statistics,
+            "correlation": self.correlation,
+        }
         self.folder.mkdir(parents=True, exist_ok=True)
         beside = self.folder / f".{RECORD}.{os.getpid()}"
         beside.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
@@ -146,7 +138,13 @@ class Run:
         return step is not None and self.steps(j) >= step
 
     def finish(self) -> SoupManifest | None:
-        """Write soup.json if every backbone is finished, and return it."""
+        """Write soup.json if every backbone is finished, and return it.
+
+        One that was written before keeps its presets and the versions that trained it.
+
+        Raises:
+            ConfigurationError: for a soup.json that is not this run's.
+        """
         missing = [slug for j, slug in enumerate(self.slugs) if not self.is_finished(j)]
         if missing:
             logger.info("Still to train before soup.json can be written: %s.", ", ".join(missing))
@@ -154,7 +152,11 @@ class Run:
         manifest = self.manifest(
             self.request["combination_weights"], self.slugs, [self.steps(j) for j in range(len(self.slugs))]
         )
-        manifest.save(self.folder)
+        earlier = earlier_soup(self.folder, self.request)
+        if earlier is not None:
+            manifest = manifest.model_copy(update={"presets": earlier.presets, "versions": earlier.versions})
+        if manifest != earlier:
+            manifest.save(self.folder)
         return manifest
 
     def manifest(self, weights: Any, paths: Sequence[str], steps: Sequence[int]) -> SoupManifest:

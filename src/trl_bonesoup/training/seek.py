@@ -21,6 +21,7 @@ from trl_bonesoup.training.backbone import check_models, check_stop, train_backb
 from trl_bonesoup.training.config import MultiRewardPPOConfig
 from trl_bonesoup.training.request import seek_request
 from trl_bonesoup.training.run import Run, on_main_process
+from trl_bonesoup.training.saved_run import earlier_soup
 from trl_bonesoup.weights import check_combination_weights
 
 
@@ -74,7 +75,8 @@ def seek(
 
     Raises:
         ConfigurationError, WeightsError: before any model is loaded, if the inputs do not fit
-            together or the folder holds another run.
+            together, the folder holds another run or soup, or another process trains in it.
+        RewardError, TrainingError: see `MultiRewardPPOTrainer`.
 
     Source: Bone Soups, Section 3.2 and Algorithm 1.
     """
@@ -86,13 +88,9 @@ def seek(
     wanted = _wanted(backbones, len(names))
     check_models(model, value_model, args)
     check_stop(stop_after, args)
-    state, folder = args.distributed_state, Path(args.output_dir)
-    run = on_main_process(
-        state,
-        lambda: Run.open(
-            folder, seek_request(model, reward_funcs, names, weights, args, train_dataset, peft_config, value_model)
-        ),
-    )
+    state = args.distributed_state
+    request = seek_request(model, reward_funcs, names, weights, args, train_dataset, peft_config, value_model)
+    run = on_main_process(state, lambda: _opened(Path(args.output_dir), request))
     train_backbones(
         run,
         wanted,
@@ -111,6 +109,11 @@ def seek(
         value_model=value_model,
     )
     return on_main_process(state, run.finish)
+
+
+def _opened(folder: Path, request: dict[str, Any]) -> Run:
+    earlier_soup(folder, request)  # what would be replaced at the end is looked at before anything is trained
+    return Run.open(folder, request)
 
 
 def _wanted(backbones: Sequence[int] | None, n: int) -> list[int]:

@@ -52,6 +52,7 @@ from trl_bonesoup.training.inputs import (
     training_column,
 )
 from trl_bonesoup.training.losses import KLController, approximate_kl, policy_loss, value_loss
+from trl_bonesoup.training.prompt_kinds import check_rows, first_rows
 from trl_bonesoup.training.publish import Publishing, check_publishing
 from trl_bonesoup.training.record import described
 from trl_bonesoup.training.resume import (
@@ -84,8 +85,8 @@ class MultiRewardPPOTrainer(Publishing, Guarded, CriticForward):
             forward pass of its own. A PEFT configuration trains an adapter of its own on the policy's
             frozen base; a Hub id, a path or a model trains another model, whose classification
             head with one label, if it has one, is where the values start.
-        train_dataset, eval_dataset, processing_class, reward_processing_classes, callbacks,
-            optimizers, quantization_config, peft_config: as in `GRPOTrainer`.
+        train_dataset, eval_dataset, processing_class, reward_processing_classes: as in `GRPOTrainer`.
+        callbacks, optimizers, quantization_config, peft_config: as in `GRPOTrainer`.
 
     Raises:
         ConfigurationError, WeightsError: for settings that do not fit, before a model is loaded.
@@ -157,7 +158,8 @@ class MultiRewardPPOTrainer(Publishing, Guarded, CriticForward):
         policy = self.accelerator.unwrap_model(self.model)
         check_model(policy, self._tokenizer)
         self._room = context_length(policy) - args.max_completion_length
-        check_prompts(self.train_dataset, self._tokenize_prompts, self._room, args)
+        self._has_template = getattr(self.processing_class, "chat_template", None) is not None
+        check_prompts(self.train_dataset, self._tokenize_prompts, self._room, args, has_template=self._has_template)
         self.critic, self._critic_optimizer = make_critic(value_model, policy).to(self.accelerator.device), None
         if self.accelerator.is_fsdp2:
             self.critic, self._critic_optimizer = critic_beside_fsdp2(self.critic, value_model, args)
@@ -180,10 +182,10 @@ class MultiRewardPPOTrainer(Publishing, Guarded, CriticForward):
         was_training = self.model.training
         self.model.eval()
         scores = []
+        first = first_rows(self.train_dataset, num_samples)
         for start in range(0, num_samples, size):
-            rows = [
-                self.train_dataset[i % len(self.train_dataset)] for i in range(start, min(start + size, num_samples))
-            ]
+            rows = first[start : start + size]
+            check_rows(rows, has_template=self._has_template)
             prompts = [row["prompt"] for row in rows]
             _, completion_ids, _, completions, *_ = self._generate(prompts)
             scores.append(self._calculate_rewards(rows, prompts, completions, completion_ids).cpu())
@@ -264,6 +266,7 @@ class MultiRewardPPOTrainer(Publishing, Guarded, CriticForward):
 
     def _generate_and_score_completions(self, inputs: Any) -> dict[str, Any]:
         """Roll out, and replace the group advantages by PPO's: per token, from the critic."""
+        check_rows(inputs, has_template=self._has_template)
         self.scoring.forget()
         with self._first_pass_kept():
             batch = super()._generate_and_score_completions(inputs)
