@@ -43,9 +43,9 @@ test: lint docs ## Run the linters, the type checker and every test; build the d
 	@$(BIN)/python -m pytest --durations=10 $(PYTEST_ARGS)
 
 # Every page is read anew, because Sphinx warns of a page's links only when it reads the page; a warning is an error.
-docs: $(VENV)/.dev-installed ## Build the documentation into site/, and check the links inside of it
+docs: $(VENV)/.dev-installed ## Build the documentation into build/site, and check the links inside of it
 	@echo "== sphinx-build"
-	@$(BIN)/sphinx-build -q -E -W --keep-going -c docs -d build/doctrees . site
+	@$(BIN)/sphinx-build -q -E -W --keep-going -c docs -d build/doctrees . build/site
 
 # The newest releases that install together, in an environment of their own: torch alone stays at the tested
 # version, and --no-deps lets this package into an environment that its own ranges exclude.
@@ -93,7 +93,7 @@ format: $(VENV)/.dev-installed ## Rewrite the code in the house style
 	@$(BIN)/ruff format .
 
 clean: ## Remove the environments, caches and build outputs; results of runs stay
-	rm -rf $(VENV) $(UPSTREAM) build dist site .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(UPSTREAM) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The stamps record finished steps, so that an interrupted install starts over and a finished one is

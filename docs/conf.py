@@ -1,4 +1,4 @@
-"""How Sphinx builds the documentation into site/: `make docs`."""
+"""How Sphinx builds the documentation into build/site: `make docs`."""
 
 from importlib.metadata import version as version_of
 from typing import Any
@@ -11,13 +11,15 @@ release = version = version_of(project)
 # listing of files. A link to a file that is no page becomes a download; one to nothing is an error.
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 include_patterns = ["docs/**", "benchmarks/**README.md", "examples/**README.md", "README.md", "C*.md"]
-exclude_patterns = ["docs/_*", "docs/first-soup", ".*", "build", "dist", "runs", "site", "src", "tests"]
+exclude_patterns = ["docs/_*", "docs/first-soup", ".*", "build", "dist", "runs", "src", "tests"]
 root_doc = "docs/index"
 myst_heading_anchors = 4
 nb_execution_mode = "off"  # tests/test_notebook.py runs it
 
+smartquotes = False
 autodoc_member_order = "bysource"
 autodoc_preserve_defaults = True
+autodoc_type_aliases = {name: name for name in ("ArrayLike", "FloatArray", "Preference", "Prompt", "RewardFunctions")}
 napoleon_numpy_docstring = False
 napoleon_use_ivar = True
 default_role = "code"  # docstrings write `names` in single backticks

@@ -135,7 +135,7 @@ class SegmentReward(LoadsClassifier):
 
     Args:
         model, tokenizer, revision, device, dtype, batch_size, max_length: as in `ClassifierReward`.
-        prompt_text, prompt_column, keep_prompt, name: the same.
+        prompt_text, prompt_column, keep_prompt, name: as in `ClassifierReward`.
         values: reward of a segment by class, such as {0: -0.5, 2: 0.5}. The most likely of these
             classes counts; the model's other classes do not.
         split: as in `SegmentedReward`.

@@ -1,0 +1,115 @@
+"""The pages of docs/ say what is so: messages, tables of numbers, names in examples. `make docs` checks the links."""
+
+import argparse
+import ast
+import importlib
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from markdown_it import MarkdownIt
+from peft import LoraConfig, get_peft_model
+from tiny import save_tiny
+from transformers import AutoModelForCausalLM
+
+from trl_bonesoup import BoneSoup, MultiRewardPPOConfig
+from trl_bonesoup.cli.seek import add_training, training_settings
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+
+
+def rows(page: Path) -> list[list[str]]:
+    """Return the cells of every table of a page, as they are written."""
+    lines = (line.strip() for line in page.read_text(encoding="utf-8").splitlines())
+    return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines if line.startswith("| ")]
+
+
+def literals() -> list[str]:
+    """Return every text in the source, with … for what is filled in."""
+    found = []
+    for file in [*(ROOT / "src").rglob("*.py"), *(ROOT / "mergekit_plugin").rglob("*.py")]:
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                found.append(node.value)
+            elif isinstance(node, ast.JoinedStr):
+                found.append("".join(part.value if isinstance(part, ast.Constant) else "…" for part in node.values))
+    return found
+
+
+class TestTroubleshooting:
+    @staticmethod
+    def messages() -> list[str]:
+        quoted = [re.fullmatch(r"`(.+)`", row[0]) for row in rows(DOCS / "troubleshooting.md")]
+        return [match.group(1) for match in quoted if match]
+
+    def test_most_rows_quote_a_message(self) -> None:
+        assert len(self.messages()) > 50
+
+    def test_every_message_exists(self) -> None:
+        texts = literals()
+        for message in self.messages():
+            pattern = ".*".join(map(re.escape, message.split("…"))).replace(r"soup\.json", r"(soup\.json|…)")
+            assert any(re.search(pattern, text, flags=re.DOTALL) for text in texts), message
+
+
+class TestChoosing:
+    def test_the_table_of_coefficients(self) -> None:
+        """Each row against a linear solve, and the condition number that NumPy measures."""
+        numbers = [row for row in rows(DOCS / "choosing.md") if re.fullmatch(r"[23]", row[0]) and len(row) == 5]
+        assert len(numbers) == 7
+        for n_text, beta_text, condition, coefficients, largest in numbers:
+            n, beta = int(n_text), float(beta_text)
+            weights = np.full((n, n), (1 - beta) / (n - 1))
+            np.fill_diagonal(weights, beta)
+            vertex = np.linalg.inv(weights)[:, 0]
+            assert np.linalg.cond(weights) == pytest.approx(float(condition), abs=0.006)
+            assert ast.literal_eval(coefficients) == pytest.approx(vertex, abs=6e-4)
+            assert float(largest) == pytest.approx(vertex.max(), abs=6e-4)
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    tokens = MarkdownIt().parse(page.read_text(encoding="utf-8"))
+    return [token.content for token in tokens if token.type == "fence" and token.info == language]
+
+
+def test_a_soup_of_models_that_you_have(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The block of docs/soups.md, on adapters that PEFT has saved: λ = μ."""
+    (source,) = [block for block in blocks(DOCS / "soups.md", "python") if "SoupManifest.model_validate" in block]
+    base = save_tiny(tmp_path / "base")
+    for name, scale in (("helpful-lora", 0.1), ("harmless-lora", 0.2)):
+        model = get_peft_model(AutoModelForCausalLM.from_pretrained(base), LoraConfig(target_modules="all-linear"))
+        for parameter in filter(lambda parameter: parameter.requires_grad, model.parameters()):
+            parameter.data.fill_(scale)
+        model.save_pretrained(tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    exec(source.replace("org/sft", "../base"), {})
+    assert BoneSoup.from_pretrained("soup").set_preference({"helpful": 0.7, "harmless": 0.3}).tolist() == [0.7, 0.3]
+
+
+def test_the_settings_of_the_quickstart_exist() -> None:
+    (text,) = blocks(DOCS / "quickstart.md", "yaml")
+    settings = yaml.safe_load(text)
+    parser = argparse.ArgumentParser()
+    add_training(parser)
+    flags = {action.dest for action in parser._actions} | {"dominance"}
+    assert set(settings) <= flags
+    assert set(training_settings([settings["set"]])) <= set(MultiRewardPPOConfig.__dataclass_fields__)
+
+
+def markdown_pages() -> list[Path]:
+    folders = [ROOT, DOCS, ROOT / "examples", ROOT / "benchmarks"]
+    return sorted({file for folder in folders[1:] for file in folder.rglob("*.md")} | set(ROOT.glob("*.md")))
+
+
+@pytest.mark.parametrize("page", markdown_pages(), ids=lambda page: str(page.relative_to(ROOT)))
+def test_python_blocks_name_what_exists(page: Path) -> None:
+    """Blocks parse, and what they import from the package is there."""
+    for block in blocks(page, "python"):
+        for node in ast.walk(ast.parse(block)):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("trl_bonesoup"):
+                module = importlib.import_module(node.module or "")
+                for alias in node.names:
+                    assert hasattr(module, alias.name), f"{node.module} has no {alias.name}"
