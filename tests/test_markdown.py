@@ -128,6 +128,12 @@ class TestLocalPaths:
             ("C:\\a\\b c", "b c"),
             ("../run", "run"),
             ("/", "local-model"),
+            ("/home/ann", "home"),
+            ("/Users/ann/", "home"),
+            ("C:\\Users\\ann", "home"),
+            ("~ann", "home"),
+            ("/data/home", "home"),
+            ("/srv/models/ann", "ann"),
         ],
     )
     def test_last_folder(self, path, last):

@@ -13,6 +13,7 @@ MAX_SHOWN = 200
 
 _BIDI_CONTROLS = dict.fromkeys([0x061C, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A), 0xFEFF])
 _CODE_SPAN_LOOKALIKES = str.maketrans({"`": "ˋ", "|": "¦"})
+_HOMES = ("home", "Users")
 _LOCAL_PATH = re.compile(
     r"""(?<![^\s"'`=(\[{,;:+])      # at the start of a word, so not inside of a URL or a fraction
         (?:file://)?
@@ -72,11 +73,16 @@ def is_local_path(text: str) -> bool:
 def last_folder(path: str) -> str:
     """Return the last part of a path of any system: what may be shown of where a model lies.
 
-    >>> last_folder("/home/ann/models/sft/"), last_folder("C:\\\\models\\\\sft")
-    ('sft', 'sft')
+    A home folder is called "home", since its name is a person's.
+
+    >>> last_folder("/home/ann/models/sft/"), last_folder("C:\\\\models\\\\sft"), last_folder("/home/ann")
+    ('sft', 'sft', 'home')
     """
     parts = [part for part in re.split(r"[/\\]", path) if part not in {"", ".", "..", "~"}]
-    return parts[-1] if parts else "local-model"
+    if not parts:
+        return "local-model"
+    is_home = parts[-1].startswith("~") or (len(parts) > 1 and parts[-2] in _HOMES)
+    return "home" if is_home else parts[-1]
 
 
 def hide_local_paths(value: Any) -> Any:

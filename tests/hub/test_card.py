@@ -1,7 +1,7 @@
 """How cards get into folders, and which README.md they may replace."""
 
 import pytest
-from cards import make_manifest
+from cards import HOSTILE, evaluated, make_front, make_manifest
 from huggingface_hub import ModelCard
 
 from trl_bonesoup.errors import ConfigurationError
@@ -46,6 +46,22 @@ class TestWriteCard:
             soup_card(make_manifest(), [0.8, 0.2], kind="full", plot_path=picture)
         with pytest.raises(ConfigurationError, match=r"pictures of \.png, \.svg"):
             family_card(make_manifest(), plot_path=picture)
+
+
+@pytest.mark.parametrize("hostile", ["org/name", *HOSTILE])
+def test_the_hub_takes_both_cards(hub, hostile):
+    manifest = make_manifest()
+    front = evaluated(make_front(manifest, [[0.8, 0.2], [0.5, 0.5]], markers={hostile: [1.0, 2.0]}))
+    soup = soup_card(manifest, [0.8, 0.2], kind="full", front=front, name=hostile, license="mit", language="en")
+    for card in (soup, family_card(manifest, front=front, repo_id=hostile, datasets="org/prompts")):
+        card.validate()
+    assert [request.path for request in hub.requests] == ["/api/validate-yaml"] * 2
+    (index,) = soup.data.to_dict()["model-index"]
+    (result,) = index["results"]
+    assert index["name"]
+    assert {"name", "type"} <= set(result["dataset"])
+    assert result["task"]["type"] == "text-generation"
+    assert all(isinstance(metric["value"], float) and metric["type"] for metric in result["metrics"])
 
 
 class TestCheckReplaceable:

@@ -1,12 +1,16 @@
 """Text that users gave stays text in a card, and nothing of the machine that wrote it is told."""
 
+import functools
 import re
 
 import pytest
 import yaml
-from cards import HOSTILE, MARKDOWN, RECIPE, blocks, make_front, make_manifest, read_back, tables
+from cards import HOSTILE, MARKDOWN, RECIPE, blocks, evaluated, make_front, make_manifest, read_back, tables
+from huggingface_hub import ModelCard
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
-from trl_bonesoup.hub.card import soup_card, write_card
+from trl_bonesoup.hub.card import family_card, soup_card, write_card
 from trl_bonesoup.manifest import Backbone, Objective
 
 
@@ -70,6 +74,101 @@ class TestHostileText:
 
     def test_shows_no_local_folder(self, hostile):
         assert "/home" not in str(hostile_card(hostile).text)
+
+
+WHITE = [" ", "    ", "\t", "\n", "\n\n", "\r", "\n# ", "\n---\n", "\n- ", "\n> ", "\u2028", "\u0000", "\x85", "\u202e"]
+PIECES = r"""
+    ` `` ``` ~~~ | \| \ * _ ~~ # --- === {{ }} {{card_data}} {%raw%} %} {# [ ]( ) ![x](y) < > <script> <!-- &lt; &#x3C;
+    http://example.org www.example.org a@example.org javascript: " ' : !!python/object:x &a *a % $x$ ../ / // . ..
+    两 ب é 🍲 a
+""".split()  # noqa: SIM905
+TEXTS = st.lists(st.sampled_from([*PIECES, *WHITE, "\ud800"]) | st.text(max_size=6), max_size=30).map("".join)
+MARK = "Zq"
+"""With which every hostile text begins, by which it is found again."""
+
+
+def skeleton(tokens):
+    """The structure of a card: what its tokens are, without what they say."""
+    return [(token.type, token.tag, [child.type for child in token.children or []]) for token in tokens]
+
+
+def said_outside_code(tokens):
+    spoken = []
+    for token in tokens:
+        spoken += [child.content for child in token.children or [] if child.type != "code_inline"]
+        spoken += [token.content] if token.type not in ("inline", "fence") else []
+    return "\n".join(spoken)
+
+
+def hostile_cards(text):
+    """The cards of a soup and of a family, with a text wherever one is taken."""
+    text = MARK + text
+    name = re.sub(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]", " ", text)[:200]
+    manifest = make_manifest(
+        (name, "other"),
+        base=re.sub("[+@]", " ", name),  # which mergekit cannot name
+        objectives=(Objective(name=name, reward=name), Objective(name="other", reward=name)),
+        backbones=(Backbone(path=re.sub("[+@]", " ", name), kind="adapter"), Backbone(path="b", kind="adapter")),
+        presets={f"a{name}"[:200]: {"other": 1.0}},
+        training={name: name},
+        versions={name: name},
+    )
+    front = make_front(manifest, [[1.0, 0.0], [0.8, 0.2]], markers={text: [1.0, 2.0]})
+    rewards = {"rewards": {"a": "b"}, "decoding": {text: text}}
+    front, other = (evaluated(front, **rewards) for _ in range(2))
+    recipe = yaml.safe_dump({"merge_method": "bone_soup", "models": [{"model": text}]}, allow_unicode=True)
+    shared = {"front": front, "compared": {text: other}}
+    soup = soup_card(
+        manifest, [0.8, 0.2], kind="adapter", name=text, family=text, mergekit_yaml=recipe, base_model=text, **shared
+    )
+    return soup, family_card(manifest, repo_id=text, **shared)
+
+
+@functools.cache
+def harmless_cards():
+    return hostile_cards("")
+
+
+@given(TEXTS)
+@example("x" * 300)
+@settings(max_examples=20)
+def test_no_text_changes_what_a_card_is_made_of(text):
+    for card, harmless in zip(hostile_cards(text), harmless_cards(), strict=True):
+        tokens = MARKDOWN.parse(card.text)
+        assert skeleton(tokens) == skeleton(MARKDOWN.parse(harmless.text))
+        assert MARK not in said_outside_code(tokens)
+        again = ModelCard(card.content)
+        assert again.content == card.content
+        assert again.data.to_dict() == card.data.to_dict()
+        assert set(again.data.to_dict()) - {"base_model", "base_model_relation"} <= set(harmless.data.to_dict())
+        assert again.data.eval_results == card.data.eval_results
+
+
+LOCAL = st.lists(
+    st.sampled_from([
+        "/home/ann/x", "/home/ann", "/Users/ann/a b", "~ann/x", "~/ann/x", "C:\\Users\\ann\\x", "C:/Users/ann",
+        "\\\\host\\ann\\x", "file:///home/ann/x", "/mnt/ann/x.json", "/home/ann/", "lora", "two words",
+    ])
+    | st.text(" =(,;:+\"'{[", min_size=1, max_size=2),
+    min_size=1, max_size=8,
+).map(" ".join)  # fmt: skip
+
+
+@given(LOCAL)
+@settings(max_examples=20)
+def test_no_folder_of_this_machine_is_told(text):
+    manifest = make_manifest(
+        base=f"/home/ann/{text}"[:200],
+        objectives=(Objective(name=text, reward=text), Objective(name="other", reward="r")),
+        backbones=(Backbone(path=f"/home/ann/{text}", kind="adapter"), Backbone(path="b", kind="adapter")),
+        training={"output_dir": text},
+        versions={"trl": text},
+    )
+    for card in (
+        soup_card(manifest, [0.8, 0.2], kind="adapter", name=text, mergekit_yaml=yaml.safe_dump({"model": text})),
+        family_card(manifest, repo_id=text),
+    ):
+        assert "ann" not in card.content.replace("cannot", "").replace("channel", "")
 
 
 class TestLocalPaths:
