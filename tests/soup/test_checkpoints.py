@@ -74,7 +74,7 @@ def test_an_index_may_only_name_files_of_its_folder(tmp_path, escape) -> None:
 @pytest.mark.parametrize("text", ["{", "[]", '{"weight_map": 3}', "{}", '{"weight_map": {}}', '{"weight_map": ["w"]}'])
 def test_a_broken_index_is_refused(tmp_path, text) -> None:
     (tmp_path / "model.safetensors.index.json").write_text(text)
-    with pytest.raises(SoupError, match="not a valid index"):
+    with pytest.raises(SoupError, match=r"not valid JSON|not a valid index"):
         Checkpoint(tmp_path)
 
 

@@ -225,14 +225,14 @@ class TestFromTheCache:
         publish(hub, two_adapters)
         with (
             offline(),
-            pytest.raises(SoupError, match=r"'org/soup' .*HF_HUB_OFFLINE is set, and it is not in the cache"),
+            pytest.raises(HubError, match=r"'org/soup' .*HF_HUB_OFFLINE is set, and it is not in the cache"),
         ):
             BoneSoup.from_pretrained("org/soup")
 
     def test_no_connection_and_never_loaded(self, hub: LoopbackHub) -> None:
         with (
             no_connection(),
-            pytest.raises(SoupError, match=r"'org/soup' .*could not be reached.*Check the connection"),
+            pytest.raises(HubError, match=r"'org/soup' .*could not be reached.*Check the connection"),
         ):
             BoneSoup.from_pretrained("org/soup")
 

@@ -13,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 
 from trl_bonesoup.errors import SoupError
 from trl_bonesoup.soup.tensorfile import FLOATS, ITEM_BYTES, TensorInfo, bytes_of
+from trl_bonesoup.strict_json import read_json
 
 if TYPE_CHECKING:
     import torch
@@ -20,7 +21,10 @@ if TYPE_CHECKING:
 INDEX_FILE = "model.safetensors.index.json"
 SINGLE_FILE = "model.safetensors"
 
-__all__ = ["Checkpoint", "check_mergeable"]
+_MAX_INDEX_BYTES = 100_000_000
+"""100 bytes for each of a million tensors."""
+
+__all__ = ["INDEX_FILE", "Checkpoint", "check_mergeable", "read_index"]
 
 
 class Checkpoint:
@@ -80,16 +84,8 @@ class Checkpoint:
                 f"{self.folder} holds no {SINGLE_FILE} and no {INDEX_FILE}; only safetensors checkpoints are read. "
                 "Save it again with save_pretrained."
             )
-        try:
-            weight_map = dict(json.loads(index.read_text(encoding="utf-8"))["weight_map"])
-            files = sorted({str(file) for file in weight_map.values()})
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise SoupError(f"{index} is not a valid index of safetensors files: {error!r}.") from error
-        for file in files:
-            if PurePosixPath(file).name != file or "\\" in file or not file.endswith(".safetensors"):
-                raise SoupError(f"{index} names the file {file!r}, which is not a safetensors file in its own folder.")
-        if not files:
-            raise SoupError(f"{index} is not a valid index of safetensors files: it names none.")
+        weight_map = read_index(index)
+        files = set(weight_map.values())
         if single and SINGLE_FILE not in files:
             raise SoupError(
                 f"{self.folder} holds two checkpoints, {SINGLE_FILE} and the shards of {INDEX_FILE}, of which "
@@ -129,6 +125,23 @@ class Checkpoint:
                 )
             start = 8 + length + entry["data_offsets"][0]
             self.tensors[name] = TensorInfo(file, entry["dtype"], tuple(entry["shape"]), start)
+
+
+def read_index(index: Path) -> dict[str, str]:
+    """Return which file of its folder each tensor is in, from the index of a sharded checkpoint.
+
+    Raises:
+        SoupError: if it is no such index, or names anything but safetensors files beside it.
+    """
+    data = read_json(index, SoupError, _MAX_INDEX_BYTES)
+    weight_map = data.get("weight_map") if isinstance(data, dict) else None
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise SoupError(f"{index} is not a valid index of safetensors files: it has no weight_map of names to files.")
+    for file in weight_map.values():
+        own = isinstance(file, str) and PurePosixPath(file).name == file and "\\" not in file
+        if not own or not file.endswith(".safetensors"):
+            raise SoupError(f"{index} names the file {file!r}, which is not a safetensors file in its own folder.")
+    return weight_map
 
 
 def check_mergeable(backbones: Sequence[Checkpoint], base: Checkpoint | None = None) -> list[str]:

@@ -11,6 +11,7 @@ from safetensors import SafetensorError
 
 from trl_bonesoup.errors import SoupError
 from trl_bonesoup.soup.adapters import CONFIG_FILE, Adapter
+from trl_bonesoup.soup.checkpoints import INDEX_FILE, read_index
 from trl_bonesoup.soup.combine import stack_adapters
 from trl_bonesoup.soup.scales import AdapterScales
 from trl_bonesoup.soup.source import ModelRef
@@ -38,11 +39,7 @@ def load_model(ref: ModelRef, *, dtype: Any = None, device: Any = None, trust_re
     from transformers import AutoModelForCausalLM
 
     folder = ref.folder(code=trust_remote_code)
-    if (folder / CONFIG_FILE).is_file():
-        raise SoupError(
-            f"{ref.id} is an adapter (it has an {CONFIG_FILE}), where a whole model is needed. Give the model that it "
-            "was trained on, or merge it into that first."
-        )
+    _check_files(ref, folder)
     try:
         model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
             folder,
@@ -101,6 +98,17 @@ def load_tokenizer(
         raise SoupError(_not_loaded(ref, "tokenizer", error)) from error
     tokenizer.name_or_path = ref.id
     return tokenizer
+
+
+def _check_files(ref: ModelRef, folder: Path) -> None:
+    """Check that transformers will read safetensors files of this folder and nothing else."""
+    if (folder / CONFIG_FILE).is_file():
+        raise SoupError(
+            f"{ref.id} is an adapter (it has an {CONFIG_FILE}), where a whole model is needed. Give the model that it "
+            "was trained on, or merge it into that first."
+        )
+    if (folder / INDEX_FILE).is_file():
+        read_index(folder / INDEX_FILE)
 
 
 def _not_loaded(ref: ModelRef, what: str, error: Exception) -> str:

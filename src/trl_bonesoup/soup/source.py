@@ -60,22 +60,31 @@ class ModelRef:
         """Whether it is a folder on this machine, of this machine's owner."""
         return self.snapshot is None and os.path.isabs(self.id) and _is_dir(self.id)  # noqa: PTH117
 
-    def folder(self, *, code: bool = False) -> Path:
-        """Return its folder, fetching it from the Hub if needed; with `code`, its Python files too.
+    def pinned(self) -> ModelRef:
+        """Return the same model at the commit that its revision is now.
 
         Raises:
             HubError: if it cannot be fetched.
             SoupError: if the repository holds no model.
         """
-        if self.snapshot is not None:
-            return self.snapshot.fetch(Path(self.id).relative_to(self.snapshot.folder).as_posix(), code=code)
-        if self.is_local:
-            return Path(self.id)
+        if self.snapshot is not None or self.is_local:
+            return self
         snapshot = Snapshot.open(self.id, self.revision, ["config.json", "adapter_config.json"])
         if not snapshot.folder.is_dir():
             at = f" at revision {self.revision!r}" if self.revision else ""
             raise SoupError(f"The repository {self.id}{at} holds no model: no config.json and no adapter_config.json.")
-        return snapshot.fetch(code=code)
+        return ModelRef(str(snapshot.folder), snapshot=snapshot)
+
+    def folder(self, *, code: bool = False) -> Path:
+        """Return its folder, fetching it from the Hub if needed; with `code`, its Python files too.
+
+        Raises:
+            HubError, SoupError: see `pinned`.
+        """
+        model = self.pinned()
+        if model.snapshot is None:
+            return Path(model.id)
+        return model.snapshot.fetch(Path(model.id).relative_to(model.snapshot.folder).as_posix(), code=code)
 
 
 @dataclass(frozen=True)
@@ -131,18 +140,21 @@ class SoupSource:
         except SoupError as error:
             raise SoupError(f"{error} Pass base_model= to say where the base model is.") from error
 
-    def backbones(self) -> list[Path]:
+    def backbones(self, *, code: bool = False) -> list[Path]:
         """Return the folders of the N backbones in order, fetching from the Hub those that lie there.
+
+        Args:
+            code: fetch their Python files, too.
 
         Raises:
             SoupError: if soup.json names what it may not or what is not there; nothing is fetched then.
             HubError: if one cannot be fetched; what is complete is kept.
         """
-        return list(self._folders)
+        return [backbone.folder(code=code) for backbone in self._pinned]
 
     @cached_property
-    def _folders(self) -> list[Path]:  # once, so that a branch on the Hub that moves meanwhile gives no mixture
-        return [backbone.folder() for backbone in self._backbones()]
+    def _pinned(self) -> list[ModelRef]:  # once, so that a branch on the Hub that moves meanwhile gives no mixture
+        return [backbone.pinned() for backbone in self._backbones()]
 
     def _backbones(self) -> list[ModelRef]:
         return [
