@@ -6,8 +6,11 @@ Nothing heavy is imported before a subcommand runs, so that `bonesoup --help` is
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from trl_bonesoup import __version__
 from trl_bonesoup.cli import (
@@ -53,7 +56,10 @@ Train a few backbones once, then serve every balance of competing rewards.
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit status: 0, 2 for an error that the user can mend, 130 if interrupted."""
+    """Run the command and return its exit status: 0, 2 for an error that the user can mend, 130 if interrupted.
+
+    SIGTERM ends it like Ctrl-C, with status 143: what is half written is removed, what is finished is kept.
+    """
     parser = argparse.ArgumentParser(
         prog="bonesoup", description=_DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -63,10 +69,24 @@ def main(argv: Sequence[str] | None = None) -> int:
         command.add_parser(subparsers)
     try:
         arguments = apply_config(parser, subparsers.choices, sys.argv[1:] if argv is None else list(argv))
-        return arguments.run(arguments) or 0
+        with _terminated_by_an_exception():
+            return arguments.run(arguments) or 0
     except BoneSoupError as error:
         print(f"bonesoup: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("\nbonesoup: interrupted. Finished parts are kept; run the same command to continue.", file=sys.stderr)
         return 130
+
+
+@contextmanager
+def _terminated_by_an_exception() -> Iterator[None]:
+    """Let SIGTERM, at which a process ends on the spot, run through the blocks that clean up."""
+    if threading.current_thread() is not threading.main_thread():  # which alone may set what a signal does
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -25,7 +25,7 @@ from trl_bonesoup.soup.folders import check_target, complete_folder, room_for, t
 from trl_bonesoup.soup.lora import BoneSoup
 from trl_bonesoup.soup.rounding import warn_about_rounding
 from trl_bonesoup.soup.source import SoupSource, open_soup
-from trl_bonesoup.soup.unfinished import unfinished_bytes, unfinished_pass
+from trl_bonesoup.soup.unfinished import remove_finished_pass, unfinished_bytes, unfinished_pass
 from trl_bonesoup.weights import FloatArray
 
 POINT_FILE = "sweep_point.json"
@@ -109,6 +109,8 @@ def sweep(
     if pending:
         write = _write_full_backbones if source.kind == "full" else _write_merged if full else _write_adapters
         write(source, pending, _Options(overwrite, allow_nan, show_progress))
+    else:
+        remove_finished_pass(Path(out))
     return [point.folder for point in points]
 
 

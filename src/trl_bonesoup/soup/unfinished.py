@@ -26,7 +26,7 @@ _SECONDS = 1.0
 
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
-__all__ = ["UnfinishedPass", "unfinished_bytes", "unfinished_pass"]
+__all__ = ["UnfinishedPass", "remove_finished_pass", "unfinished_bytes", "unfinished_pass"]
 
 
 class UnfinishedPass:
@@ -98,6 +98,13 @@ def unfinished_pass(
             shutil.rmtree(root)
             raise
         shutil.rmtree(root)
+
+
+def remove_finished_pass(out: Path) -> None:
+    """Remove what a process left that was killed after it had put all soups of a pass in their places."""
+    root = out / FOLDER
+    if root.is_dir() and not any(path.is_dir() for path in root.iterdir()):
+        shutil.rmtree(root, ignore_errors=True)
 
 
 def unfinished_bytes(out: Path) -> int:

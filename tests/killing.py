@@ -1,0 +1,116 @@
+"""Commands in forked processes, killed at a file operation or after some time, and what they leave behind."""
+
+import contextlib
+import hashlib
+import os
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+_OPERATIONS = ("open", "os.rename", "os.mkdir", "os.rmdir", "os.remove", "os.truncate", "shutil.rmtree")
+
+EVERYWHERE = os.environ.get("KILL_EVERYWHERE") == "1"
+"""Whether tests kill before every operation, as `make stress` has it, or before a few."""
+
+Action = Callable[[], Any]
+
+
+def forked(action: Action, before: Callable[[], None] = lambda: None) -> int:
+    """Run an action in a child of this process; return its exit status, negative for a signal."""
+    return os.waitstatus_to_exitcode(os.waitpid(start(action, before), 0)[1])
+
+
+def start(action: Action, before: Callable[[], None] = lambda: None) -> int:
+    """Start an action in a child of this process, with its output thrown away, and return its id."""
+    process = os.fork()
+    if process:
+        return process
+    status = 70
+    with contextlib.suppress(BaseException):
+        silence = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(silence, 1)
+        if not os.environ.get("STRESS_LOUD"):
+            os.dup2(silence, 2)
+        before()
+        status = _status(action)
+    os._exit(status)
+
+
+def _status(action: Action) -> int:
+    try:
+        result = action()
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else 1
+    except KeyboardInterrupt:
+        return 130
+    except BaseException:
+        traceback.print_exc()
+        return 70
+    return result if isinstance(result, int) else 0
+
+
+def count_operations(action: Action, folder: Path) -> int:
+    """Run an action in a child; return how many operations on files in `folder` it made."""
+    reader, writer = os.pipe()
+
+    def before() -> None:
+        _at_every_operation(folder, lambda: os.write(writer, b"."))
+
+    status = forked(action, before)
+    os.close(writer)
+    assert status == 0, f"exit status {status}"
+    with open(reader, "rb") as stream:  # noqa: PTH123
+        return len(stream.read())
+
+
+def moments(operations: int) -> list[int]:
+    """Return the operations to kill before: all, or some on the way and the last ones, where folders are renamed."""
+    if EVERYWHERE:
+        return list(range(operations))
+    return sorted({operations // 4, operations // 2, *range(max(operations - 3, 0), operations)})
+
+
+def killed_before(action: Action, folder: Path, operation: int) -> int:
+    """Run an action in a child that gets SIGKILL before its operation of that number on files in `folder`."""
+    left = [operation]
+
+    def count_down() -> None:
+        left[0] -= 1
+        if left[0] < 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    return forked(action, lambda: _at_every_operation(folder, count_down))
+
+
+def killed_after(action: Action, seconds: float, signal_number: int) -> int:
+    """Run an action in a child that gets a signal after so many seconds, if it is still there."""
+    process = start(action)
+    time.sleep(seconds)
+    os.kill(process, signal_number)  # not waited for yet, so that the id is still its own
+    return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+
+
+def contents(folder: Path) -> dict[str, str]:
+    """Return a hash of every file below a folder, by its path."""
+    return {
+        str(file.relative_to(folder)): hashlib.sha256(file.read_bytes()).hexdigest()
+        for file in sorted(folder.rglob("*"))
+        if file.is_file()
+    }
+
+
+def _at_every_operation(folder: Path, call: Callable[[], Any]) -> None:
+    start = str(folder)
+
+    def hook(event: str, arguments: tuple[Any, ...]) -> None:
+        # Deleting a tree names its entries relative to a descriptor.
+        if event in _OPERATIONS and (
+            str(arguments[0]).startswith(start) or (event != "open" and not str(arguments[0]).startswith("/"))
+        ):
+            call()
+
+    sys.addaudithook(hook)
