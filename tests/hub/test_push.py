@@ -133,6 +133,18 @@ def test_a_repository_of_something_else_is_left_alone(hub: LoopbackHub, without_
     assert not hub.asked("/commit/")
 
 
+def test_nothing_is_pushed_over_another_kind_of_ours(hub: LoopbackHub, without_front: Path):
+    push(without_front, "org/soup-base")
+    push(without_front, "org/soup")
+    assert "base/model.safetensors" in hub.files("org/soup"), "org/soup-base is a family and no base model"
+    with pytest.raises(HubError, match=r"org/soup-base exists and is a family of soups \(soup\.json\)"):
+        push(without_front, "org/soup", preferences=PREFERENCES[:1])
+    push(without_front, "org/other", preferences=PREFERENCES[:1])
+    with pytest.raises(HubError, match=r"exists and is the soup of one preference \(soup_export\.json\)"):
+        push(without_front, "org/other-good-0.7-brief-0.3")
+    assert all(len(hub.commits(repo)) == 2 for repo in hub.repos)
+
+
 def test_a_dry_run_says_everything_and_writes_nothing(hub: LoopbackHub, run_folder: Path):
     said: list[str] = []
     done = push(run_folder, "org/soup", preferences=PREFERENCES[:1], collection="Soups", dry_run=True, say=said.append)

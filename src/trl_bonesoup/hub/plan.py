@@ -22,6 +22,9 @@ BACKBONES, BASE = "backbones", "base"
 _NOT_CONTENT = (".gitattributes", ".gitignore", "README.md", "LICENSE*")
 """Files of a repository that somebody made on the Hub to push into it."""
 
+_MARKS = {"soup.json": "a family of soups", "soup_export.json": "the soup of one preference"}
+"""Files by which repositories of ours are told apart, so that none is pushed over one of another kind."""
+
 __all__ = ["BACKBONES", "BASE", "FileChange", "Remote", "RemoteFile", "RepoPlan", "plan_repo", "size_text"]
 
 
@@ -114,6 +117,9 @@ def plan_repo(repo_id: str, files: Mapping[str, Content], remote: Remote) -> Rep
             f"{repo_id} exists and holds {', '.join(sorted(strangers)[:3])}, and its card does not have the tag "
             f'"{TAG}", so it is not from an earlier push and stays as it is. Choose another --repo.'
         )
+    for name, what in _MARKS.items():
+        if name in remote.files and name not in files:
+            raise HubError(f"{repo_id} exists and is {what} ({name}), which this push is not. Choose another --repo.")
     changes = [
         FileChange(path, _state(content, remote.files.get(path)), size_of(content)) for path, content in files.items()
     ]

@@ -20,7 +20,7 @@ from trl_bonesoup.hub.metadata import TAG, hub_id
 from trl_bonesoup.hub.plan import RepoPlan, plan_repo
 from trl_bonesoup.hub.portable import Content, check_private, secrets_of
 from trl_bonesoup.hub.singles import SingleSoup, single_soups
-from trl_bonesoup.manifest import Preference
+from trl_bonesoup.manifest import FILE_NAME, Preference
 from trl_bonesoup.markdown import one_line
 from trl_bonesoup.soup.source import SoupSource, open_soup
 
@@ -229,7 +229,8 @@ def _base(
         return base
     apart = published_base(source, repo_id, base_model=None, single_adapters=True)
     # What an earlier push with preferences put there is what their adapters name; a second copy would be in vain.
-    return apart if TAG in client.look(apart.id).tags else base
+    there = client.look(apart.id)
+    return apart if TAG in there.tags and FILE_NAME not in there.files else base
 
 
 def _base_files(base: PublishedBase, family: str, metadata: CardMetadata) -> dict[str, Content]:
