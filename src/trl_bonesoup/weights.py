@@ -301,7 +301,7 @@ def _float_array(values: ArrayLike, what: str) -> FloatArray:
         if given.dtype.kind in _NO_NUMBERS or (given.dtype.kind == "O" and any(map(_is_no_number, given.flat))):
             raise TypeError
         array = np.array(values, dtype=np.float64)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise WeightsError(f"The {what} must be numbers; got {values!r}.") from error
     if not np.isfinite(array).all():
         raise WeightsError(f"The {what} must be finite; got {array.tolist()}.")

@@ -292,7 +292,7 @@ def _is_number(text: str) -> bool:
 def _number(text: Any, where: str) -> float:
     try:
         number = float(text)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         number = math.nan
     if not math.isfinite(number):
         raise ConfigurationError(f"{where}: {text!r} is not a number.")
@@ -306,7 +306,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         settings = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigurationError(f"The settings {path} cannot be read: {error.strerror}.") from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # the last two: dates that are none, deep nesting
         raise ConfigurationError(f"{path} is not valid YAML: {error}") from error
     if not isinstance(settings, dict):
         raise ConfigurationError(f"{path} must hold settings as `name: value` lines.")
@@ -319,7 +319,7 @@ def _as_typed(action: argparse.Action, value: Any, where: str) -> Any:
     if action.type is not None and value is not None:
         try:
             return action.type(value)  # type: ignore[operator]
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, OverflowError) as error:
             raise ConfigurationError(f"{where}: {action.dest} cannot be {value!r}.") from error
     if action.nargs == 0 and not isinstance(value, bool):
         raise ConfigurationError(f"{where}: {action.dest} must be true or false; got {json.dumps(value)}.")

@@ -46,7 +46,7 @@ def load_reward(spec: str) -> Callable[..., Any]:
         )
     try:
         found: Any = importlib.import_module(module_name)
-    except ImportError as error:
+    except (ImportError, TypeError, ValueError) as error:  # the last two: "." and "a..b" are no names of modules
         raise ConfigurationError(f"The module of reward {spec!r} cannot be imported: {error}.") from error
     for part in attribute.split("."):
         found = getattr(found, part, None)
