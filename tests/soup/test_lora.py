@@ -1,5 +1,7 @@
 """BoneSoup against explicit float64 merges, and rows of a batch against the same rows one at a time."""
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ from tiny_soups import (
 
 from trl_bonesoup import BoneSoup
 from trl_bonesoup.errors import SoupError, WeightsError
+from trl_bonesoup.soup import full
 
 
 def plain(layer: str) -> float:
@@ -287,6 +290,57 @@ class TestPreferences:
         assert not (tmp_path / "out").exists()
 
 
+class TestThreads:
+    def test_another_thread_waits_until_the_block_ends(self, soup, batch) -> None:
+        """Without waiting, the second thread's preference would be in force in the first one's block."""
+        entered, came = threading.Event(), threading.Event()
+        seen = {}
+
+        def second() -> None:
+            came.set()
+            with soup.preferences([[0.0, 1.0]]):
+                entered.set()
+                seen["second"] = soup.model(**batch).logits
+
+        other = threading.Thread(target=second)
+        with soup.preferences([[1.0, 0.0]]):
+            first = soup.model(**batch).logits
+            other.start()
+            assert came.wait(10)
+            assert not entered.wait(0.2)
+            assert torch.equal(soup.model(**batch).logits, first)
+        other.join(10)
+        soup.set_preference([0.0, 1.0])
+        torch.testing.assert_close(seen["second"], soup.model(**batch).logits, atol=1e-5, rtol=1e-5)
+
+    def test_setting_waits_too(self, soup, batch) -> None:
+        done = threading.Event()
+        other = threading.Thread(target=lambda: (soup.set_preference([0.0, 1.0]), done.set()))
+        with soup.preferences([[1.0, 0.0]]):
+            before = soup.model(**batch).logits
+            other.start()
+            assert not done.wait(0.2)
+            assert torch.equal(soup.model(**batch).logits, before)
+        other.join(10)
+        assert soup.preference.tolist() == [0.0, 1.0]
+
+    def test_many_threads_get_what_they_asked_for(self, soup, batch) -> None:
+        soup.set_preference([0.5, 0.5])
+        asked = [[1.0, 0.0], [0.0, 1.0], [0.3, 0.7], [0.8, 0.2]]
+        expected = []
+        for preference in asked:
+            with soup.preferences([preference]):
+                expected.append(soup.model(**batch).logits)
+
+        def ask(k: int) -> bool:
+            with soup.preferences([asked[k % 4]]):
+                return torch.equal(soup.model(**batch).logits, expected[k % 4])
+
+        with ThreadPoolExecutor(4) as pool:
+            assert all(pool.map(ask, range(80)))
+        assert soup.preference.tolist() == [0.5, 0.5]
+
+
 class TestFull:
     def test_logits_are_those_of_the_explicit_merge(self, two_full, batch) -> None:
         soup = BoneSoup.from_pretrained(two_full)
@@ -303,6 +357,26 @@ class TestFull:
             }
             expected = logits_of(two_full / "base", merged, batch)
             torch.testing.assert_close(soup.model(**batch).logits.double(), expected, atol=2e-5, rtol=1e-5)
+
+    def test_a_preference_that_fails_half_way_leaves_the_one_before(self, two_full, batch, monkeypatch) -> None:
+        soup = BoneSoup.from_pretrained(two_full)
+        soup.set_preference([0.9, 0.1])
+        before = {name: value.clone() for name, value in soup.model.state_dict().items()}
+        accumulate, calls = full.accumulate, []
+
+        def fails_at_the_fifth(*given):
+            calls.append(given)
+            if len(calls) == 5:
+                raise OSError("the disk is gone")
+            return accumulate(*given)
+
+        monkeypatch.setattr(full, "accumulate", fails_at_the_fifth)
+        with pytest.raises(OSError, match="the disk is gone"):
+            soup.set_preference([0.1, 0.9])
+        assert len(calls) > 5
+        assert soup.preference.tolist() == [0.9, 0.1]
+        for name, value in soup.model.state_dict().items():
+            assert torch.equal(value, before[name]), name
 
     def test_rows_are_refused_with_the_reason(self, two_full) -> None:
         soup = BoneSoup.from_pretrained(two_full)

@@ -33,6 +33,7 @@ class FullParameters:
         self._folders = folders
         self._base = base
         self._ingredients = Ingredients.open(folders, None)
+        self._now_N: FloatArray | None = None
         self._targets = {
             name: tensor for name, tensor in model.state_dict().items() if name in set(self._ingredients.names)
         }
@@ -41,8 +42,11 @@ class FullParameters:
     def set(self, coefficients_N: FloatArray) -> None:
         """Recompute every parameter in place: fp32 sums, cast once, base share 1 - Σλ.
 
+        If that fails half way, the parameters are computed back to what they were.
+
         Raises:
-            SoupError: for λ of shape (B, N): one set of weights cannot be several soups at once.
+            SoupError: for λ of shape (B, N): one set of weights cannot be several soups at once; for
+                files that have changed or cannot be read any more, and for sums that are not finite.
         """
         if coefficients_N.ndim == 2:
             raise SoupError(
@@ -50,6 +54,15 @@ class FullParameters:
                 "their own preference. Call set_preference for one preference at a time, or train the backbones as "
                 "LoRA adapters, where rows are free to differ."
             )
+        try:
+            self._merge(coefficients_N)
+        except BaseException:
+            if self._now_N is not None:
+                self._merge(self._now_N)
+            raise
+        self._now_N = coefficients_N
+
+    def _merge(self, coefficients_N: FloatArray) -> None:
         if base_share(coefficients_N) and self._ingredients.base is None:
             self._ingredients = Ingredients.open(self._folders, self._base.folder())
         shares = self._ingredients.shares(coefficients_N)

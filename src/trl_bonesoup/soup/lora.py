@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -42,7 +43,8 @@ class BoneSoup:
     Σ_j λ_j θ_j + (1 - Σλ) θ_sft, is θ_sft + Σ_j λ_j ΔW_j: the coefficients are the adapters' scales
     and the base needs no share of its own.
 
-    A soup starts at the equal preference. Load one with `from_pretrained`.
+    A soup starts at the equal preference. Load one with `from_pretrained`. Threads may share it: one
+    inside `preferences` keeps the others from changing what is set.
 
     Attributes:
         manifest: what was trained.
@@ -58,6 +60,7 @@ class BoneSoup:
         self.tokenizer = tokenizer
         self.preference: FloatArray | None = None
         self._weights = weights
+        self._turn = threading.RLock()
         n = len(source.manifest.objectives)
         self.coefficients: FloatArray = np.zeros(n)
         self.set_preference(np.full(n, 1.0 / n))
@@ -101,7 +104,7 @@ class BoneSoup:
         allow_nan: bool = False,
     ) -> BoneSoup:
         """Load an opened soup; see `from_pretrained`, and `allow_nan` to accept adapters that are not finite."""
-        folders, base = source.backbones(), source.base_model()
+        folders, base = source.backbones(code=trust_remote_code), source.base_model()
         options: dict[str, Any] = {"dtype": dtype, "device": device, "trust_remote_code": trust_remote_code}
         weights: _Weights
         base_folder = Path(base.id) if base.is_local else None
@@ -153,15 +156,17 @@ class BoneSoup:
         """
         mu_N = self.manifest.preference(preference)
         lambda_N = self.manifest.coefficients(mu_N, extrapolation)
-        self.set_coefficients(lambda_N)
-        self.preference = mu_N
+        with self._turn:
+            self.set_coefficients(lambda_N)
+            self.preference = mu_N
         return lambda_N
 
     def set_coefficients(self, coefficients: ArrayLike) -> None:
         """Set raw λ of shape (N,): zeros are the base model, a unit vector is one backbone."""
         lambda_N = self._checked(coefficients, 1)
-        self._weights.set(lambda_N)
-        self.preference, self.coefficients = None, lambda_N
+        with self._turn:
+            self._weights.set(lambda_N)
+            self.preference, self.coefficients = None, lambda_N
 
     @contextmanager
     def preferences(
@@ -174,6 +179,9 @@ class BoneSoup:
         Inside the block, row i of a batch of B follows preference i. A batch of k·B rows is read as k
         neighbouring rows for each preference, which is how `generate` lays out beams and
         `num_return_sequences`. What was set before comes back at the end, also after an exception.
+
+        Another thread that wants to set a preference, or enter such a block, waits until this one ends.
+        Tasks of one event loop share a thread and do not: no `await` belongs inside.
 
         Args:
             preference_BN: μ of each row, shape (B, N), or B preferences as for `set_preference`.
@@ -194,14 +202,15 @@ class BoneSoup:
     def coefficient_rows(self, coefficients_BN: ArrayLike) -> Iterator[FloatArray]:
         """Do what `preferences` does for raw λ of shape (B, N)."""
         lambda_BN = self._checked(coefficients_BN, 2)
-        before = self.preference, self.coefficients
-        self._weights.set(lambda_BN)
-        self.preference, self.coefficients = None, lambda_BN
-        try:
-            yield lambda_BN
-        finally:
-            self.preference, self.coefficients = before
-            self._weights.set(self.coefficients)
+        with self._turn:
+            before = self.preference, self.coefficients
+            self._weights.set(lambda_BN)
+            self.preference, self.coefficients = None, lambda_BN
+            try:
+                yield lambda_BN
+            finally:
+                self.preference, self.coefficients = before
+                self._weights.set(self.coefficients)
 
     def save_pretrained(
         self,

@@ -9,7 +9,7 @@ import logging
 import os
 import shutil
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -79,9 +79,12 @@ def train_backbones(
 
 def _lock(run: Run, wanted: Sequence[int], locks: ExitStack) -> None:
     for j in wanted:
+        lock = locked(run.folder / f".lock-{run.slugs[j]}", f"Backbone {j} ({run.slugs[j]}) in {run.folder}")
         if not run.is_finished(j):
-            name = f"Backbone {j} ({run.slugs[j]}) in {run.folder}"
-            locks.enter_context(locked(run.folder / f".lock-{run.slugs[j]}", name))
+            locks.enter_context(lock)
+            continue
+        with suppress(ConfigurationError), lock:
+            pass  # removes the file that a process left which was killed after it finished this one
 
 
 def _done(run: Run, wanted: Sequence[int], stop_after: int | None) -> list[int]:
