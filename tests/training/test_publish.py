@@ -1,6 +1,7 @@
 """Uploads of the trainer, to a Hub on the loopback interface: what they hold, and what happens when they fail."""
 
 import io
+import json
 import logging
 import shlex
 import socket
@@ -20,6 +21,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from trl_bonesoup import MultiRewardPPOTrainer
 from trl_bonesoup.errors import ConfigurationError, HubError
+from trl_bonesoup.training.resume import what_is_missing
 
 USER, HOST, EMAIL = "ann-of-the-lab", "host-of-the-lab", "ann@lab.example"
 NESTED = "hf_anotherSecretInTheModelsArguments"
@@ -148,7 +150,9 @@ def test_checkpoints_are_pushed(
     assert not [path for path in files if "training_args" in path or path.endswith("parquet") or "tfevents" in path]
     assert not leaks(hub, str(tmp_path), base)
     assert not list((tmp_path / "run" / "_hub").iterdir())
-    assert (tmp_path / "run" / "checkpoint-4" / "training_args.bin").is_file()
+    local = tmp_path / "run" / "checkpoint-4"
+    assert json.loads((local / "adapter_config.json").read_text())["base_model_name_or_path"] == base
+    assert (local / "training_args.bin").is_file() and what_is_missing(local) is None
 
 
 def test_training_goes_on_from_an_uploaded_checkpoint(
