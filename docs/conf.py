@@ -16,7 +16,7 @@ root_doc = "docs/index"
 myst_heading_anchors = 4
 nb_execution_mode = "off"  # tests/test_notebook.py runs it
 
-smartquotes = False
+smartquotes_action = "D"  # dashes alone: quotes in docstrings are often code
 autodoc_member_order = "bysource"
 autodoc_preserve_defaults = True
 autodoc_type_aliases = {name: name for name in ("ArrayLike", "FloatArray", "Preference", "Prompt", "RewardFunctions")}
