@@ -99,8 +99,10 @@ def test_a_base_model_that_the_card_names_instead_is_used(family: SoupManifest) 
     merge("org/family", "soup", PREFERENCE, base_model="org/sft")
     upload("org/soup", "soup")
     text = card_of("soup", full=False, name="org/soup", family="org/family", base_model="org/sft")
-    _, peft, other = blocks(text, "python")
-    torch.testing.assert_close(logits(run(peft)["model"]), expected(PREFERENCE, "org/sft"), atol=1e-5, rtol=1e-4)
+    plain, peft, other = blocks(text, "python")
+    for example in (plain, peft):
+        found = logits(run(example)["model"])
+        torch.testing.assert_close(found, expected(PREFERENCE, "org/sft"), atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(logits(run(other)["model"]), expected([0.5, 0.5], "org/sft"))
 
 

@@ -38,11 +38,13 @@ def place(name: str | None, otherwise: str) -> str:
     return name if name and "/" in name and hub_id(name) else otherwise
 
 
-def transformers_example(where: str, tokenizer: str) -> str:
-    """Return how transformers loads a checkpoint, or an adapter with the base model that it names."""
+def transformers_example(where: str, tokenizer: str, base_model: str | None = None) -> str:
+    """Return how transformers loads a checkpoint, an adapter with the base model that it names, or onto another."""
+    load = f'model = AutoModelForCausalLM.from_pretrained("{base_model or where}")\n'
+    load += f'model.load_adapter("{where}")\n' if base_model else ""
     return fenced(
         "from transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
-        f'model = AutoModelForCausalLM.from_pretrained("{where}")\n'
+        f"{load}"
         f'tokenizer = AutoTokenizer.from_pretrained("{tokenizer}")',
         "python",
     )

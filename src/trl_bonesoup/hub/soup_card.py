@@ -214,8 +214,8 @@ def _examples(
             "soup_example": soup_example,
         }
     return {
-        "transformers_example": examples.transformers_example(where, tokenizer),
-        "needs_peft": ", which loads the base model, too, if PEFT is installed",
+        "transformers_example": examples.transformers_example(where, tokenizer, base.argument),
+        "needs_peft": ", and PEFT installed",
         "adapter_says": "With PEFT",
         "adapter_example": examples.adapter_example(where, base, tokenizer),
         "soup_example": soup_example,
