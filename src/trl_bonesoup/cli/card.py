@@ -49,10 +49,9 @@ def run(arguments: argparse.Namespace) -> None:
     from trl_bonesoup.front.front import Front
     from trl_bonesoup.hub.card import check_replaceable
     from trl_bonesoup.hub.describe import CardMetadata, describe_family, describe_soup
-    from trl_bonesoup.soup.source import open_soup
 
     _check(arguments)
-    source = open_soup(arguments.soup, base_model=arguments.base_model)
+    source = options.soup_of(arguments)
     if arguments.model is None and source.from_hub:
         raise ConfigurationError(
             f"{arguments.soup} is on the Hub; the card of a family is written into a local folder."

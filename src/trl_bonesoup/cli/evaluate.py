@@ -106,9 +106,7 @@ def metrics_text(front: Any) -> str:
 
 
 def _of_soup(arguments: argparse.Namespace) -> tuple[Any, list[Any], list[str]]:
-    from trl_bonesoup.soup.source import open_soup
-
-    source = open_soup(arguments.soup, base_model=arguments.base_model)
+    source = options.soup_of(arguments)
     preferences = options.parse_grid(arguments, source.manifest)
     extrapolation = options.parse_extrapolation(arguments.extrapolation)
     if arguments.method.startswith("mod") and extrapolation != 0.0:

@@ -45,9 +45,7 @@ def add_parser(subparsers: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Search, then print what was found."""
-    from trl_bonesoup.soup.source import open_soup
-
-    source = open_soup(arguments.soup, base_model=arguments.base_model)
+    source = options.soup_of(arguments)
     rewards, names = options.parse_rewards(arguments.reward or recorded_rewards(source.manifest))
     validation = options.prompts_from(arguments)
     test = None

@@ -38,12 +38,12 @@ def run(arguments: argparse.Namespace) -> None:
     """Merge and describe."""
     from trl_bonesoup.errors import ConfigurationError
     from trl_bonesoup.soup.recipe import mergekit_yaml
-    from trl_bonesoup.soup.source import open_soup
 
-    source = open_soup(arguments.soup, base_model=arguments.base_model)
+    source = options.soup_of(arguments)
     preference = options.parse_preference(arguments.preference, source.manifest)
     extrapolation = options.parse_extrapolation(arguments.extrapolation)
     if arguments.print_yaml:
+        source.fetch()
         print(mergekit_yaml(source.manifest, source.folder, preference, extrapolation, arguments.dtype), end="")
         return
     if arguments.out is None:
@@ -70,6 +70,7 @@ def run(arguments: argparse.Namespace) -> None:
         rank=arguments.rank,
         overwrite=arguments.overwrite,
         base_model=arguments.base_model,
+        revision=arguments.revision,
         dtype=arguments.dtype,
         max_shard_size=arguments.max_shard_size,
         allow_nan=arguments.allow_nan,

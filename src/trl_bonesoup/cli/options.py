@@ -7,12 +7,15 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from trl_bonesoup.errors import ConfigurationError
 from trl_bonesoup.manifest import SoupManifest
+
+if TYPE_CHECKING:
+    from trl_bonesoup.soup.source import SoupSource
 
 
 class Repeat(argparse.Action):
@@ -68,7 +71,17 @@ def add_soup(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
     """Add the soup that a command starts from."""
     nargs = None if required else "?"
     parser.add_argument("soup", metavar="SOUP", nargs=nargs, help="folder of soup.json, or id of a soup on the Hub")
+    parser.add_argument(
+        "--revision", metavar="REV", help="commit, tag or branch of a soup on the Hub (its main branch)"
+    )
     parser.add_argument("--base-model", metavar="MODEL", help="use this base model instead of the recorded one")
+
+
+def soup_of(arguments: argparse.Namespace) -> SoupSource:
+    """Open the soup that `add_soup`'s options name."""
+    from trl_bonesoup.soup.source import open_soup
+
+    return open_soup(arguments.soup, base_model=arguments.base_model, revision=arguments.revision)
 
 
 def add_preference(parser: argparse.ArgumentParser, *, required: bool) -> None:

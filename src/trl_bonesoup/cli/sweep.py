@@ -27,11 +27,10 @@ def add_parser(subparsers: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Write what is missing."""
-    from trl_bonesoup.soup.source import open_soup
     from trl_bonesoup.soup.sweep import sweep
 
     options.show_warnings_plainly()
-    source = open_soup(arguments.soup, base_model=arguments.base_model)
+    source = options.soup_of(arguments)
     folders = sweep(
         arguments.soup,
         arguments.out,
@@ -40,6 +39,7 @@ def run(arguments: argparse.Namespace) -> None:
         extrapolation=options.parse_extrapolation(arguments.extrapolation),
         overwrite=arguments.overwrite,
         base_model=arguments.base_model,
+        revision=arguments.revision,
         allow_nan=arguments.allow_nan,
     )
     print(f"{len(folders)} soups in {arguments.out}, from {folders[0].name} to {folders[-1].name}.")

@@ -37,6 +37,7 @@ def run(arguments: argparse.Namespace) -> None:
         arguments.soup,
         arguments.out,
         base_model=arguments.base_model,
+        revision=arguments.revision,
         dtype=arguments.dtype,
         max_shard_size=arguments.max_shard_size,
     )

@@ -162,6 +162,12 @@ class SoupSource:
             for j, backbone in enumerate(self.manifest.backbones)
         ]
 
+    def fetch(self) -> None:
+        """Fetch what lies in the soup's own repository, so that other programs find it there."""
+        for model in (*self._backbones(), self.base_model()):
+            if model.snapshot is not None:
+                model.folder()
+
     def inputs(self) -> list[Path]:
         """Return the folders on this machine that writing a soup must leave alone, without fetching any."""
         models = self._backbones()

@@ -68,6 +68,7 @@ def sweep(
     extrapolation: float | Sequence[float] = 0.0,
     overwrite: bool = False,
     base_model: str | Path | None = None,
+    revision: str | None = None,
     allow_nan: bool = False,
     show_progress: bool = True,
 ) -> list[Path]:
@@ -86,6 +87,7 @@ def sweep(
         extrapolation: α, the same for every preference.
         overwrite: replace folders that hold another model.
         base_model: Hub id or folder to use in place of the recorded base model.
+        revision: of the soup on the Hub.
         allow_nan: write NaN and infinity that the models have already, where they come out.
         show_progress: say how much will be written and draw a progress bar, on stderr.
 
@@ -99,7 +101,7 @@ def sweep(
     Warns:
         RoundingWarning: for each full checkpoint whose dtype loses more than 1 % of the soup's effect.
     """
-    source = open_soup(path, base_model=base_model)
+    source = open_soup(path, base_model=base_model, revision=revision)
     points = _points(source, Path(out), preferences, extrapolation, full)
     for point in points:
         tidy_up(point.folder)
