@@ -1,9 +1,9 @@
 """The pages of docs/ say what is so: messages, tables of numbers, names in examples. `make docs` checks the links."""
 
-import argparse
 import ast
 import importlib
 import re
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +11,11 @@ import pytest
 import yaml
 from markdown_it import MarkdownIt
 from peft import LoraConfig, get_peft_model
-from tiny import save_tiny
-from transformers import AutoModelForCausalLM
+from tiny import save_tiny, tiny_tokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
 
-from trl_bonesoup import BoneSoup, MultiRewardPPOConfig
-from trl_bonesoup.cli.seek import add_training, training_settings
+from trl_bonesoup import BoneSoup
+from trl_bonesoup.cli import main
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -89,14 +89,34 @@ def test_a_soup_of_models_that_you_have(tmp_path: Path, monkeypatch: pytest.Monk
     assert BoneSoup.from_pretrained("soup").set_preference({"helpful": 0.7, "harmless": 0.3}).tolist() == [0.7, 0.3]
 
 
-def test_the_settings_of_the_quickstart_exist() -> None:
-    (text,) = blocks(DOCS / "quickstart.md", "yaml")
-    settings = yaml.safe_load(text)
-    parser = argparse.ArgumentParser()
-    add_training(parser)
-    flags = {action.dest for action in parser._actions} | {"dominance"}
-    assert set(settings) <= flags
-    assert set(training_settings([settings["set"]])) <= set(MultiRewardPPOConfig.__dataclass_fields__)
+def test_the_quickstart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the page says to write and to run, as it stands, but for the models, the prompts and the size."""
+    page = DOCS / "quickstart.md"
+    base = save_tiny(tmp_path / "sft")
+    config = AutoConfig.from_pretrained(base, num_labels=1)
+    AutoModelForSequenceClassification.from_config(config).save_pretrained(tmp_path / "judge")
+    tiny_tokenizer().save_pretrained(tmp_path / "judge")
+    rewards, _ = blocks(page, "python")
+    (tmp_path / "my_rewards.py").write_text(rewards.replace("org/helpful-reward-model", "judge"), encoding="utf-8")
+    settings = yaml.safe_load(blocks(page, "yaml")[0])
+    small = {"max_steps": 8, "save_steps": 4, "max_completion_length": 6, "use_cpu": True, "logging_steps": 1}
+    assert set(small) - {"use_cpu", "logging_steps"} < set(settings["set"])
+    changed = {**settings, "model": str(base), "set": {**settings["set"], **small}}
+    (tmp_path / "seek.yml").write_text(yaml.safe_dump(changed), encoding="utf-8")
+    for file in ("prompts.jsonl", "test.jsonl"):
+        lines = "".join(f'{{"prompt": "w{i} w{i + 1}"}}\n' for i in range(16))
+        (tmp_path / file).write_text(lines, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (commands,) = [block for block in blocks(page, "bash") if "bonesoup seek" in block]
+    for line in commands.splitlines():
+        arguments = shlex.split(line, comments=True)
+        assert arguments[0] == "bonesoup"
+        if arguments[1] == "evaluate":
+            arguments += ["--max-new-tokens", "6"]
+        assert main(arguments[1:]) == 0, line
+    assert {"adapter_model.safetensors", "README.md"} <= {file.name for file in (tmp_path / "out").iterdir()}
+    assert (tmp_path / "curves.png").is_file() and (tmp_path / "front.png").is_file()
 
 
 def markdown_pages() -> list[Path]:
