@@ -159,3 +159,16 @@ def test_a_plan_needs_a_source_and_files() -> None:
         read_plan({"out.jsonl": {"columns": {"prompt": "{q}"}}})
     with pytest.raises(ConfigurationError, match=r"files: .*valid dictionary"):
         read_plan(["out.jsonl"], source="x")
+
+
+def test_a_folder_that_was_changed_is_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The cache of the datasets library knows the subset of a folder by its name alone."""
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "org" / "changing"
+    folder.mkdir(parents=True)
+    (folder / "README.md").write_text("---\nconfigs:\n- {config_name: part, data_files: rows.jsonl}\n---\n")
+    plan = read_plan({"out.jsonl": {"columns": {"prompt": "{q}"}}}, source="org/changing", subset="part")
+    for rows in (["one", "two"], ["three"]):
+        (folder / "rows.jsonl").write_text("".join(f"{json.dumps({'q': text})}\n" for text in rows))
+        prepare(plan, tmp_path, overwrite=True)
+        assert [json.loads(line)["prompt"] for line in (tmp_path / "out.jsonl").read_text().splitlines()] == rows

@@ -114,7 +114,10 @@ def load_rows(source: str, subset: str | None, split: str, revision: str | None)
     try:
         if kind is not None:
             return load_dataset(kind, data_files=source, split="train")
-        return load_dataset(source, subset, split=split, revision=revision)
+        # The cache knows some folders by their names alone, so they are read anew. On the Hub revisions differ.
+        anew = {"download_mode": "reuse_cache_if_exists", "verification_mode": "no_checks"}
+        settings = anew if Path(source).is_dir() else {}
+        return load_dataset(source, subset, split=split, revision=revision, **settings)
     except Exception as error:
         what = ", ".join(part for part in (subset, f"split {split}") if part) if kind is None else kind
         raise ConfigurationError(f"The data set {source} ({what}) cannot be loaded: {error}") from error
