@@ -88,6 +88,12 @@ def add_training(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--lora-dropout", type=float, metavar="P", default=0.0, help="dropout in front of the adapters (default 0)"
     )
+    parser.add_argument(
+        "--lora-target-modules",
+        action=options.Repeat,
+        metavar="NAME",
+        help="adapt the modules of this name, such as q_proj (default all linear layers); may be repeated",
+    )
     parser.add_argument("--full", action="store_true", help="train whole models instead of LoRA adapters")
     parser.add_argument(
         "--set", action=_Add, metavar="NAME=VALUE", default=None, help="a training setting; may be repeated"
@@ -168,7 +174,7 @@ def adapter_config(arguments: argparse.Namespace) -> Any:
         r=arguments.lora_r,
         lora_alpha=alpha,
         lora_dropout=arguments.lora_dropout,
-        target_modules="all-linear",
+        target_modules=arguments.lora_target_modules or "all-linear",
         task_type="CAUSAL_LM",
     )
 
