@@ -4,6 +4,6 @@ from trl_bonesoup.rewards.segments import qa_completeness, qa_factuality, qa_rel
 
 MODELS = "FineGrainedRLHF/tasks/qa_feedback/model_outputs"
 
-factuality = qa_factuality(f"{MODELS}/fact_rm")
+factuality = qa_factuality(f"{MODELS}/fact_rm", prompt_column="text")
 relevance = qa_relevance(f"{MODELS}/rel_rm")
-completeness = qa_completeness(f"{MODELS}/comp_rm")
+completeness = qa_completeness(f"{MODELS}/comp_rm", prompt_column="text")

@@ -1,0 +1,220 @@
+"""The paper's three tasks: their settings as the commands read them, and every command of their READMEs in small."""
+
+import argparse
+import json
+import re
+import runpy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from trl_bonesoup import Front, MultiRewardPPOConfig, SoupManifest
+from trl_bonesoup.cli import options, seek
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+SMOKE = runpy.run_path(str(EXAMPLES / "smoke.py"))
+RECIPES = SMOKE["RECIPES"]
+
+
+def parsed(*argv: str) -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    subparsers = parser.add_subparsers()
+    seek.add_parser(subparsers)
+    return options.apply_config(parser, subparsers.choices, ["seek", *argv])
+
+
+def recipe(name: str, *argv: str) -> argparse.Namespace:
+    return parsed("--config", str(EXAMPLES / name / "seek.yml"), *argv)
+
+
+def config(arguments: argparse.Namespace, tmp_path: Path) -> MultiRewardPPOConfig:
+    settings = seek.training_settings(arguments.set)
+    assert set(settings) <= set(MultiRewardPPOConfig.__dataclass_fields__)
+    return MultiRewardPPOConfig(output_dir=str(tmp_path), use_cpu=True, report_to="none", **settings)
+
+
+@pytest.mark.parametrize(
+    ("name", "rewards", "tokens"),
+    [
+        ("helpful_assistant", {"helpful": "helpful", "harmless": "harmless"}, 128),
+        ("reddit_summary", {"faithful": "faithful_summary", "preference": "summary_quality"}, 48),
+    ],
+)
+def test_the_tasks_of_the_published_code(name: str, rewards: dict[str, str], tokens: int, tmp_path: Path) -> None:
+    arguments = recipe(name)
+    adapter = seek.adapter_config(arguments)
+    assert (adapter.r, adapter.lora_alpha, adapter.lora_dropout) == (64, 128, 0.05)
+    assert adapter.target_modules == {"q_proj", "v_proj"}
+    args = config(arguments, tmp_path)
+    assert args.generation_batch_size == 64
+    assert args.steps_per_rollout == 4 * 64
+    assert (args.learning_rate, args.temperature, args.kl_coef, args.kl_target) == (1e-5, 0.7, 0.2, 3.0)
+    assert args.max_completion_length == tokens
+    functions, names = options.parse_rewards(arguments.reward)
+    assert dict(zip(names, (function.__name__ for function in functions), strict=True)) == rewards
+
+
+def test_long_form_qa(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    arguments = recipe("long_form_qa")
+    assert seek.adapter_config(arguments) is None
+    args = config(arguments, tmp_path)
+    assert args.generation_batch_size == 32  # per process: 8 prompts, 4 answers each
+    assert args.steps_per_rollout == 4
+    assert args.max_steps * args.generation_batch_size * 2 / args.steps_per_rollout == 80_000
+    monkeypatch.syspath_prepend(str(EXAMPLES / "long_form_qa"))
+    rewards, names = options.parse_rewards(arguments.reward)
+    assert names == ["factuality", "relevance", "completeness"]
+    assert [reward.__name__ for reward in rewards] == names
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_value_says_where_it_is_from(name: str) -> None:
+    lines = (EXAMPLES / name / "seek.yml").read_text().splitlines()
+    values = [line for line in lines if re.match(r"  \w+: ", line) and not line.strip().startswith("save_strategy")]
+    assert len(values) >= 20
+    own = {"save_steps: 500"}  # ours; the published code of this task saves by evaluation
+    assert [line for line in values if not re.search(r"# \[\w+\]", line) and line.strip() not in own] == []
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_recipes_stay_in_their_folder(name: str) -> None:
+    """A copy of a recipe that still writes into another one's folder would mix two tasks."""
+    for file in (EXAMPLES / name).glob("*.yml"):
+        others = "|".join(set(RECIPES) - {name})
+        assert re.findall(rf"(?:runs|examples)/(?:{others})", file.read_text()) == [], file
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_what_a_recipe_refers_to_is_there(name: str) -> None:
+    texts = [file.read_text() for file in (EXAMPLES / name).iterdir() if file.is_file()]
+    paths = re.findall(r"examples/[\w/]+\.\w+", "".join(texts))
+    assert len(set(paths)) >= 5
+    assert [path for path in paths if not (EXAMPLES.parent / path).is_file()] == []
+
+
+def test_flags_override_single_settings_of_a_recipe() -> None:
+    given = recipe("helpful_assistant", "--set", "max_steps=4", "--set", "temperature=1.0", "--lora-alpha", "32")
+    settings = seek.training_settings(given.set)
+    assert (settings["max_steps"], settings["temperature"], settings["lam"]) == (4, 1.0, 0.95)
+    assert seek.adapter_config(given).lora_alpha == 32
+
+
+@pytest.mark.parametrize(("flags", "alpha"), [((), 32), (("--lora-r", "8"), 16), (("--lora-alpha", "5"), 5)])
+def test_alpha_is_twice_the_rank_unless_given(flags: tuple[str, ...], alpha: int) -> None:
+    adapter = seek.adapter_config(parsed("--output-dir", "out", *flags))
+    assert (adapter.lora_alpha, adapter.lora_dropout, adapter.target_modules) == (alpha, 0.0, "all-linear")
+
+
+def test_settings_are_read_as_numbers_from_yaml_and_from_flags() -> None:
+    given: list[Any] = [yaml.safe_load("{learning_rate: 1e-5, save_strategy: 'no'}"), "kl_coef=2e-1"]
+    assert seek.training_settings(given) == {"learning_rate": 1e-5, "save_strategy": "no", "kl_coef": 0.2}
+
+
+def billions(parameters: int, bytes_each: int) -> str:
+    return f"{parameters * bytes_each / 1e9:.1f} GB"
+
+
+def test_the_memory_is_computed_by_its_rule() -> None:
+    """Parameters are counted in models built from their configurations, without memory for them."""
+    import torch
+    from peft import get_peft_model
+    from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, Qwen2Config
+    from transformers import GPT2ForSequenceClassification as Scorer
+
+    qwen = {"hidden_size": 896, "intermediate_size": 4864, "num_hidden_layers": 24, "num_attention_heads": 14,
+            "num_key_value_heads": 2, "tie_word_embeddings": True}  # fmt: skip
+    with torch.device("meta"):
+        llama = AutoModelForCausalLM.from_config(LlamaConfig())  # the defaults are Llama's of 7 billion
+        reward = Scorer(GPT2Config(n_embd=1280, n_layer=36, n_head=20, num_labels=1)).num_parameters()
+        student = AutoModelForCausalLM.from_config(Qwen2Config(**qwen)).num_parameters()
+    policy = llama.num_parameters()
+    adapter = seek.adapter_config(recipe("helpful_assistant"))
+    with torch.device("meta"):
+        trained, _ = get_peft_model(llama, adapter).get_nb_trainable_parameters()
+
+    table = (EXAMPLES / "README.md").read_text()
+    assert f"| {policy:,} in bfloat16: {billions(policy, 2)} | {trained:,}: {billions(trained, 16)} |" in table
+    assert f"| 2 × {reward:,} in float32: {billions(2 * reward, 4)} |" in table
+    assert f"| {billions(1, 2 * policy + 16 * trained + 2 * 4 * reward)} |" in table
+    assert f"| the same | the same | the same | not counted | {billions(1, 2 * policy + 16 * trained)} |" in table
+    assert (
+        f"| all trained | {student:,}: {billions(student, 16)} | {student:,} in float32: {billions(student, 4)}"
+        in table
+    )
+    assert f"| not counted | {billions(student, 20)} |" in table
+
+
+def lines(file: Path) -> list[dict[str, str]]:
+    return [json.loads(line) for line in file.read_text().splitlines()]
+
+
+def run_recipe(name: str, work: Path, *added: str) -> tuple[SoupManifest, Front]:
+    """Run every command of a README but the upload, and return the soup with its front."""
+    SMOKE["main"](name, str(work), *added)
+    runs = work / "runs" / name
+    soup = json.loads((runs / "backbones" / "dominance.json").read_text())["soup"]
+    return SoupManifest.load(runs / "backbones" / soup), Front.from_json(runs / "front.json")
+
+
+def test_helpful_assistant_in_small(tmp_path: Path) -> None:
+    manifest, front = run_recipe("helpful_assistant", tmp_path, "--reward", "helpful", "--reward", "humor")
+    assert manifest.objective_names == ("helpful", "humor")
+    assert [backbone.steps for backbone in manifest.backbones] == [4, 4]
+    assert front.preferences_KN.tolist() == [[1.0, 0.0], [0.5, 0.5], [0.0, 1.0]]
+
+    data = tmp_path / "runs" / "helpful_assistant" / "data"
+    talk = "\n\nHuman: What is {i} and {i}?\n\nAssistant: Do you mean the sum?\n\nHuman: {split}, yes."
+    assert lines(data / "sft.jsonl")[1] == {
+        "prompt": talk.format(i=1, split="train") + "\n\nAssistant:",
+        "completion": " 2.",
+    }
+    # Every fourth; number 7, 17 and so on are four times as long, which 512 bytes hold and 256 do not.
+    assert [line["prompt"] for line in lines(data / "test.jsonl")] == [
+        talk.format(i=i, split="test") + " \n\nAssistant:" for i in range(0, 24, 4)
+    ]
+    assert [line["prompt"] for line in lines(data / "validation.jsonl")] == [
+        talk.format(i=i, split="train") + " \n\nAssistant:" for i in (0, 400, 800)
+    ]
+    train = {line["prompt"] for line in lines(data / "train.jsonl")}
+    assert len(train) == 801 - 3 - 80
+    assert talk.format(i=399, split="train") + " \n\nAssistant:" in train
+    assert talk.format(i=400, split="train") + " \n\nAssistant:" not in train
+
+
+def test_reddit_summary_in_small(tmp_path: Path) -> None:
+    manifest, front = run_recipe("reddit_summary", tmp_path)
+    assert manifest.objective_names == ("faithful", "preference")
+    assert manifest.objectives[1].reward == "trl_bonesoup.rewards.public:summary_quality"
+    assert front.preferences_KN.tolist() == [[1.0, 0.0], [0.5, 0.5], [0.0, 1.0]]
+
+    data = tmp_path / "runs" / "reddit_summary" / "data"
+    post = "On day 0 I lost my keys. " + "I looked in train room 0, and they were gone. " * 2
+    prompt = f"### Instruction: Generate a one-sentence summary of this post. ### Input: {post} ### Response: "
+    assert lines(data / "sft.jsonl")[:2] == [
+        {"prompt": prompt, "completion": "Lost my keys."},
+        {"prompt": prompt, "completion": "Day 0: no keys."},
+    ]
+    assert lines(data / "validation.jsonl")[0] == {"prompt": prompt, "post": post}
+    # 230 posts with two comparisons each, of which 200 posts are to choose by; 6 other posts are to measure on.
+    assert [len(lines(data / f"{name}.jsonl")) for name in ("sft", "test", "validation", "train")] == [460, 6, 200, 60]
+
+
+def test_long_form_qa_in_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(EXAMPLES / "long_form_qa"))
+    manifest, front = run_recipe("long_form_qa", tmp_path)
+    assert manifest.objective_names == ("factuality", "relevance", "completeness")
+    assert [backbone.kind for backbone in manifest.backbones] == ["full", "full", "full"]
+    assert len(front) == 6  # three objectives in steps of a half
+
+    passage = "Race 0 was won by number 3. It was close."
+    text = f"question: Who won race 0 of train_1k? context: wikipage: Race 0 text: {passage}"
+    data = tmp_path / "runs" / "long_form_qa" / "data"
+    assert lines(data / "sft.jsonl")[0] == {"prompt": f"{text} answer:", "completion": " Number 3 won."}
+    asked = text.replace("train_1k", "train")
+    assert lines(data / "train.jsonl")[0] == {
+        "prompt": f"{asked} answer:",
+        "text": asked,
+        "question": "Who won race 0 of train?",
+    }
