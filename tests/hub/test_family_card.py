@@ -157,6 +157,11 @@ class TestHowToGetASoup:
         (recipe,) = blocks(text, "yaml")
         assert yaml.safe_load(recipe)["models"][0]["model"] == "org/sft+backbone-0"
 
+    def test_the_folder_that_mergekit_needs_can_be_fetched_if_it_is_on_the_hub(self):
+        fetched = "`hf download org/family --local-dir family` fetches it"
+        assert fetched in family_card(make_manifest(), repo_id="org/family").text
+        assert "hf download" not in family_card(make_manifest()).text
+
     def test_a_base_model_on_one_machine_is_the_readers_to_fill_in(self):
         text = family_card(make_manifest(base="/home/ann/sft"), repo_id="org/family").text
         assert 'from_pretrained("org/family", base_model="path/to/the/base/model")' in text

@@ -119,24 +119,27 @@ def merge_command(
     return fenced(shlex.join(words), "bash")
 
 
-def recipe(text: str | None, base: BaseModelName) -> dict[str, str]:
-    """Return a mergekit recipe as a code block, without folders of this machine, and what a reader has to replace.
+def recipe(text: str | None, base: BaseModelName, family: str | None) -> dict[str, str]:
+    """Return a mergekit recipe as a code block, without folders of this machine, and how a reader comes to run it.
 
     Raises:
         ConfigurationError: if it is not YAML.
     """
     if not text:
-        return {"recipe": "", "recipe_note": ""}
+        return {"recipe": ""}
     try:
         content = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise ConfigurationError(f"mergekit_yaml must be the text of a mergekit recipe in YAML; {error}.") from error
     portable = hide_local_paths(content)
-    replace = ", after replacing its folders by yours"
-    if portable == content and hide_local_paths(text) == text:
-        return {"recipe": fenced(text, "yaml"), "recipe_note": replace if base.argument == YOUR_BASE_MODEL else ""}
-    rewritten = yaml.safe_dump(portable, sort_keys=False, allow_unicode=True)
-    return {"recipe": fenced(rewritten, "yaml"), "recipe_note": replace}
+    where, replace = place(family, ""), base.argument == YOUR_BASE_MODEL
+    if portable != content or hide_local_paths(text) != text:
+        text, replace = yaml.safe_dump(portable, sort_keys=False, allow_unicode=True), True
+    return {
+        "recipe": fenced(text, "yaml"),
+        "recipe_note": ", after replacing its folders by yours" if replace else "",
+        "recipe_folder": f" (`hf download {where} --local-dir family` fetches it)" if where else "",
+    }
 
 
 def portable_recipe(

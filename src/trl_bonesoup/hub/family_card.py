@@ -90,7 +90,7 @@ def family_card(
         preset_table=tables.preset_table(manifest),
         rows_example=examples.rows_example(manifest) if adapters else None,
         **_one_model(manifest, base, repo_id, even_N, adapters),
-        **examples.recipe(examples.portable_recipe(manifest, base, even_N), base),
+        **examples.recipe(examples.portable_recipe(manifest, base, even_N), base, repo_id),
         circulant=_circulant(manifest.weights),
         formula="θ_sft + Σ_j λ_j·ΔW_j" if adapters else "Σ_j λ_j·θ_j",
         weights_table=_weights_table(manifest),

@@ -145,7 +145,7 @@ def soup_card(
             full=kind == "full" and _of_adapters(manifest),
             rank=saved.rank if saved and lost is not None else None,
         ),
-        **examples.recipe(mergekit_yaml, base),
+        **examples.recipe(mergekit_yaml, base, family),
         base_source=base.source(manifest.base_model.revision),
         objective_table=tables.objective_table(manifest),
         training_table=tables.training_table(manifest),
