@@ -1,7 +1,12 @@
 """How Sphinx builds the documentation into build/site: `make docs`."""
 
+import argparse
+import os
 from importlib.metadata import version as version_of
 from typing import Any
+
+from docutils import nodes
+from docutils.parsers.rst import Directive
 
 project = "trl-bonesoup"
 author = copyright = "The trl-bonesoup authors"
@@ -45,6 +50,27 @@ def describe_settings(app: Any, what: str, name: str, obj: Any, options: Any, li
         lines += ["", f"``{setting}`` = ``{field.default!r}``", f"    {field.metadata['help']}"]
 
 
+class CommandHelp(Directive):
+    """A section for each command of `bonesoup`, with what its `--help` prints."""
+
+    def run(self) -> list[nodes.Node]:
+        """Make the sections."""
+        from trl_bonesoup.cli import _COMMANDS
+
+        os.environ["COLUMNS"] = "100"
+        subparsers = argparse.ArgumentParser(prog="bonesoup").add_subparsers()
+        for command in _COMMANDS:
+            command.add_parser(subparsers)
+        sections = []
+        for name, parser in subparsers.choices.items():
+            section = nodes.section(ids=[name], names=[name])
+            text = parser.format_help()
+            section += [nodes.title(text=f"bonesoup {name}"), nodes.literal_block(text, text, language="none")]
+            sections.append(section)
+        return sections
+
+
 def setup(app: Any) -> None:
-    """Connect the function above."""
+    """Connect what is defined here."""
     app.connect("autodoc-process-docstring", describe_settings)
+    app.add_directive("command-help", CommandHelp)
