@@ -113,6 +113,19 @@ def test_where_nothing_can_be_locked_a_run_goes_on_with_a_warning(
         assert "cannot be locked" in caplog.text
 
 
+def test_what_a_killed_process_left_of_a_finished_backbone_is_removed(
+    base: str, prompts: Dataset, settings: Any
+) -> None:
+    args = settings(max_steps=2)
+    seek(base, REWARDS, B, args, prompts, peft_config=LORA)
+    folder = Path(args.output_dir)
+    names = sorted(path.name for path in folder.iterdir())
+    (folder / ".lock-says_w5").write_text('{"process": 1, "host": "gone", "since": "2020-01-01"}')
+    (folder / ".training-says_w7" / "checkpoint-2").mkdir(parents=True)
+    seek(base, REWARDS, B, args, prompts, peft_config=LORA)
+    assert sorted(path.name for path in folder.iterdir()) == names
+
+
 def test_two_seeks_of_one_backbone_are_refused_and_of_two_are_not(base: str, prompts: Dataset, settings: Any) -> None:
     """Asked from inside the first run, while it trains backbone 0 in a process of its own as far as locks can tell."""
     args = settings(max_steps=2)
