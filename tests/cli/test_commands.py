@@ -1,21 +1,24 @@
 """The commands, run as a user would: from two rewards to a merged model with its card, on a tiny base."""
 
 import json
+import shlex
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
+from loopback_hub import LoopbackHub
 from tiny import save_tiny
 from transformers import AutoModelForCausalLM
 
-from trl_bonesoup import Front, SoupManifest
+from trl_bonesoup import BoneSoup, Front, SoupManifest
 from trl_bonesoup.cli import main
 
 COMMANDS = ("demo", "seek", "select-dominance", "merge", "sweep", "to-full", "evaluate", "extrapolate", "compare",
-            "plot", "card")  # fmt: skip
+            "plot", "card", "push")  # fmt: skip
 REWARDS = """
 from trl_bonesoup.rewards.protocol import completion_texts
 def says(word):
@@ -230,8 +233,8 @@ def test_unknown_settings_in_yaml_are_refused(tmp_path: Path, capsys: pytest.Cap
     assert "unknown setting 'dominanze'" in capsys.readouterr().err
 
 
-def test_the_demo_goes_from_rewards_to_a_merged_model(
-    work: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+def test_the_demo_goes_from_rewards_to_a_merged_model_that_can_be_published(
+    work: Path, tmp_path: Path, capsys: pytest.CaptureFixture, hub: LoopbackHub
 ) -> None:
     """All stages on a tiny model, with the stock mergekit-yaml; a second call repeats only the cheap ones."""
     arguments = ["demo", "--model", str(work / "sft"), "--out", str(tmp_path / "demo"), "--rollouts", "1"]
@@ -254,3 +257,18 @@ def test_the_demo_goes_from_rewards_to_a_merged_model(
     assert main([*arguments, "--test-prompts", "5"]) == 0  # the measurement is another one now
     assert Front.from_json(out / "front.json").provenance["prompts"] == 5
     assert json.loads((out / "logs" / "five.json").read_text())["steps"] == 2
+
+    (offered,) = [line for line in shown.splitlines() if " push " in line]
+    words = shlex.split(offered.replace("YOU/", "ann/"), comments=True)[1:]
+    assert words[-1] == "--dry-run" and main(words) == 0
+    assert not hub.repos and "Nothing was sent." in capsys.readouterr().out
+    assert main(words[:-1]) == 0
+    assert 'BoneSoup.from_pretrained("ann/bonesoup-demo")' in capsys.readouterr().out
+    here, there = BoneSoup.from_pretrained(out), BoneSoup.from_pretrained("ann/bonesoup-demo")
+    ids = torch.arange(3, 11)[None]
+    for preference in ([1.0, 0.0], [0.5, 0.5], [0.2, 0.8]):
+        here.set_preference(preference)
+        there.set_preference(preference)
+        assert torch.equal(here.model(ids).logits, there.model(ids).logits)
+    sent = b"".join(hub.files("ann/bonesoup-demo").values())
+    assert str(tmp_path).encode() not in sent and str(work).encode() not in sent
