@@ -6,12 +6,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from trl_bonesoup import MultiRewardPPOConfig
 from trl_bonesoup.errors import HubError
 from trl_bonesoup.privacy import check_private, portable_config, secrets_of, tokens_left_out
 from trl_bonesoup.rewards.spec import reward_spec
+from trl_bonesoup.training.request import seek_request
+from trl_bonesoup.training.run import Run
 
 TOKEN, NESTED = "hf_secretOfMine", "hf_secretInTheModelsArguments"
 
@@ -51,6 +54,21 @@ def test_a_reward_is_recorded_without_its_key() -> None:
 
     spec = reward_spec(functools.partial(judged, api_key="sk-secret", model="org/judge"))
     assert "sk-secret" not in spec and "model='org/judge'" in spec
+
+
+def test_the_records_of_a_run_hold_no_token_and_name_the_critic_without_its_folder(tmp_path: Path) -> None:
+    def judged(completions: list[str], **columns: Any) -> list[float]:
+        return [0.0] * len(completions)
+
+    rewards = [functools.partial(judged, api_key="sk-secret", model=model) for model in ("org/a", "org/b")]
+    weights = np.array([[0.7, 0.3], [0.3, 0.7]])
+    request = seek_request("org/sft", rewards, ["a", "b"], weights, config(), None, None, "/home/ann/critic")
+    run = Run.open(tmp_path, request)
+    run.manifest(weights, ["a", "b"], [1, 1]).save(tmp_path)
+    recorded = (tmp_path / "seek.json").read_text() + (tmp_path / "soup.json").read_text()
+    assert not [text for text in (TOKEN, NESTED, "sk-secret") if text in recorded]
+    assert json.loads((tmp_path / "soup.json").read_text())["training"]["value_model"] == "critic"
+    assert Run.open(tmp_path, request).request == request
 
 
 def test_a_configuration_keeps_all_but_the_paths_of_this_machine() -> None:
