@@ -51,13 +51,8 @@ def check_checkpoints(models: Iterable[Any]) -> None:
     """
     for model in models:
         folder = Path(model.model.path)
-        for file in _files(folder) if folder.is_dir() else ():
-            try:
-                safe_open(file, framework="pt")
-            except FileNotFoundError as error:
-                raise MergeRefused(f"{folder} lacks {file.name}, which its {_INDEX} names.") from error
-            except (SafetensorError, OSError) as error:
-                raise MergeRefused(f"{file} is not a complete safetensors file: {error}.") from error
+        if folder.is_dir():
+            _check_folder(folder)
 
 
 def check_cached_adapters(models: Iterable[Any], cache: str | None) -> None:
@@ -70,6 +65,10 @@ def check_cached_adapters(models: Iterable[Any], cache: str | None) -> None:
         merged = Path(str(cache), f"{model.model._unique_id()}_{model.lora._unique_id()}") if model.lora else None
         if merged is None or not merged.exists():
             continue
+        try:
+            _check_folder(merged)
+        except MergeRefused as error:
+            raise MergeRefused(f"delete {merged}, where mergekit keeps {model} merged: {_plain(error)}") from error
         weights = [file for file in (merged / _SINGLE, merged / _INDEX) if file.is_file()]
         if not weights:
             raise MergeRefused(f"{merged}, where mergekit keeps {model} merged, is unfinished: delete that folder.")
@@ -78,6 +77,16 @@ def check_cached_adapters(models: Iterable[Any], cache: str | None) -> None:
             raise MergeRefused(
                 f"{merged}, where mergekit keeps {model} merged, is older than the adapter: delete that folder."
             )
+
+
+def _check_folder(folder: Path) -> None:
+    for file in _files(folder):
+        try:
+            safe_open(file, framework="pt")
+        except FileNotFoundError as error:
+            raise MergeRefused(f"{folder} lacks {file.name}, which its {_INDEX} names.") from error
+        except (SafetensorError, OSError) as error:
+            raise MergeRefused(f"{file} is not a complete safetensors file: {error}.") from error
 
 
 def _files(folder: Path) -> list[Path]:
@@ -97,6 +106,10 @@ def _files(folder: Path) -> list[Path]:
             "first and mergekit the second; remove the one that is out of date."
         )
     return [folder / name for name in names]
+
+
+def _plain(error: MergeRefused) -> str:
+    return error.message.removeprefix("bone_soup: ")
 
 
 def _place(path: Any) -> str:

@@ -229,6 +229,11 @@ class TestAdaptersThatMergekitKeepsMerged:
         cache = ("--lora-merge-cache", str(tmp_path / "cache"))
         command(config, "--quiet", *cache)
         for merged in (tmp_path / "cache").iterdir():
+            os.truncate(merged / SINGLE, 2000)
+        line = refused(config, *cache)
+        assert "where mergekit keeps" in line
+        assert "is not a complete safetensors file" in line
+        for merged in (tmp_path / "cache").iterdir():
             (merged / SINGLE).unlink()
         assert "is unfinished: delete that folder" in refused(config, *cache)
 

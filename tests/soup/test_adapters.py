@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -60,6 +61,30 @@ def test_a_file_cut_short_is_refused(adapter: Path) -> None:
     file.write_bytes(file.read_bytes()[:-8])
     with pytest.raises(SoupError, match="not a complete safetensors file"):
         read_adapter(adapter)
+
+
+def test_a_file_that_is_cut_short_after_it_was_opened_is_an_error_and_no_signal(adapter: Path) -> None:
+    read = read_adapter(adapter)
+    os.truncate(adapter / "adapter_model.safetensors", 16)
+    with pytest.raises(SoupError, match=r"adapter_model\.safetensors was cut short while it was read"):
+        read.tensors(list(read.layout)[:1])
+
+
+def test_factors_that_are_no_floats_are_refused(adapter: Path) -> None:
+    file = adapter / "adapter_model.safetensors"
+    save_file({key: tensor.to(torch.int8) for key, tensor in load_file(file).items()}, file)
+    with pytest.raises(SoupError, match="has dtype I8, which cannot be merged"):
+        read_adapter(adapter)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_what_is_read_is_what_safetensors_reads(adapter: Path, dtype: torch.dtype) -> None:
+    file = adapter / "adapter_model.safetensors"
+    save_file({key: tensor.to(dtype) for key, tensor in load_file(file).items()}, file)
+    read, expected = read_adapter(adapter), load_file(file)
+    for key, tensor in read.tensors(list(expected)).items():
+        assert tensor.dtype == dtype
+        assert torch.equal(tensor, expected[key])
 
 
 def test_a_folder_without_an_adapter_is_refused(tmp_path: Path) -> None:

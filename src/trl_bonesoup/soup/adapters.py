@@ -8,11 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from safetensors import SafetensorError, safe_open
-
 from trl_bonesoup.errors import SoupError
 from trl_bonesoup.soup.adapter_config import CONFIG_FILE, read_settings
 from trl_bonesoup.soup.features import MERGE_FIRST, check_adds_up
+from trl_bonesoup.soup.tensorfile import FLOATS, TensorInfo, read_layout, read_tensor
 
 if TYPE_CHECKING:
     import torch
@@ -57,6 +56,7 @@ class Adapter:
     config: dict[str, Any]
     modules: dict[str, LoraModule]
     base_copies: dict[str, str]
+    layout: dict[str, TensorInfo]
 
     @property
     def base_model(self) -> str | None:
@@ -64,9 +64,14 @@ class Adapter:
         return self.config.get("base_model_name_or_path")
 
     def tensors(self, keys: Sequence[str]) -> dict[str, torch.Tensor]:
-        """Read tensors of its file by key."""
-        with safe_open(self.folder / WEIGHTS_FILE, framework="pt") as file:
-            return {key: file.get_tensor(key) for key in keys}
+        """Read tensors of its file by key.
+
+        Raises:
+            SoupError: if the file has become shorter since.
+        """
+        file = self.folder / WEIGHTS_FILE
+        with file.open("rb", buffering=0) as stream:
+            return {key: read_tensor(stream.fileno(), self.layout[key], file) for key in keys}
 
 
 class _NamesItsBase(Protocol):
@@ -87,7 +92,8 @@ def read_adapter(folder: Path) -> Adapter:
     """
     config = read_config(folder)
     check_adds_up(config, folder)
-    shapes = read_shapes(folder)
+    layout = read_layout(folder / WEIGHTS_FILE)
+    shapes = {key: info.shape for key, info in layout.items()}
     factors: dict[str, dict[str, str]] = {}
     copies, strangers = {}, []
     for key in shapes:
@@ -103,10 +109,13 @@ def read_adapter(folder: Path) -> Adapter:
             f"The adapter {folder} stores {strangers[:3]}, which is not a LoRA factor (a resized vocabulary or "
             f"retrained modules?) and cannot be scaled by a preference. {MERGE_FIRST}"
         )
+    for key, info in layout.items():
+        if info.dtype not in FLOATS:
+            raise SoupError(f"Tensor {key} of the adapter {folder} has dtype {info.dtype}, which cannot be merged.")
     if not factors or any(set(pair) != {"A", "B"} for pair in factors.values()):
         raise SoupError(f"The adapter {folder} needs a LoRA factor A and B for each layer; got {sorted(shapes)[:4]}.")
     modules = {name: _lora_module(name, pair["A"], pair["B"], shapes, config, folder) for name, pair in factors.items()}
-    return Adapter(folder, config, modules, copies)
+    return Adapter(folder, config, modules, copies, layout)
 
 
 def check_same_base(adapters: Iterable[_NamesItsBase]) -> None:
@@ -147,11 +156,7 @@ def read_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
     Raises:
         SoupError: if the file is cut short.
     """
-    try:
-        with safe_open(folder / WEIGHTS_FILE, framework="pt") as file:
-            return {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise SoupError(f"{folder / WEIGHTS_FILE} is not a complete safetensors file: {error}") from error
+    return {key: info.shape for key, info in read_layout(folder / WEIGHTS_FILE).items()}
 
 
 def _split_key(key: str) -> tuple[str, str | None]:

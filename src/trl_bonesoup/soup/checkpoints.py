@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import os
 import weakref
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
-from safetensors import SafetensorError, safe_open
-
 from trl_bonesoup.errors import SoupError
-from trl_bonesoup.soup.tensorfile import FLOATS, ITEM_BYTES, TensorInfo, bytes_of
+from trl_bonesoup.soup.tensorfile import ITEM_BYTES, TensorInfo, read_into, read_layout, read_tensor
 from trl_bonesoup.strict_json import read_json
 
 if TYPE_CHECKING:
@@ -51,12 +48,8 @@ class Checkpoint:
 
     def read(self, name: str) -> torch.Tensor:
         """Return a tensor; one that is no float as its bytes."""
-        import torch
-
         info = self.tensors[name]
-        stored = torch.empty(info.nbytes, dtype=torch.uint8)
-        self.read_into(name, 0, bytes_of(stored))
-        return stored.view(getattr(torch, FLOATS[info.dtype])).view(info.shape) if info.is_float else stored
+        return read_tensor(self._descriptors[info.file], info, self.folder / info.file)
 
     def read_into(self, name: str, skip: int, target: memoryview) -> None:
         """Fill `target` with a tensor's bytes, from its byte `skip` on, without mapping the file.
@@ -67,12 +60,7 @@ class Checkpoint:
             SoupError: if the file has become shorter since it was opened.
         """
         info = self.tensors[name]
-        position = info.start + skip
-        while target:
-            count = os.preadv(self._descriptors[info.file], [target], position)
-            if not count:
-                raise SoupError(f"{self.folder / info.file} was cut short while it was read.")
-            position, target = position + count, target[count:]
+        read_into(self._descriptors[info.file], info.start + skip, target, self.folder / info.file)
 
     def _weight_map(self) -> dict[str, str] | None:
         """Return which file each tensor is in according to the index; None if there is only one file."""
@@ -105,26 +93,19 @@ class Checkpoint:
             )
 
     def _read_header(self, file: str) -> None:
-        try:
-            handle = safe_open(self.folder / file, framework="pt")
-        except FileNotFoundError as error:
-            raise SoupError(f"{self.folder} lacks {file}, which its {INDEX_FILE} names.") from error
-        except (SafetensorError, OSError) as error:
-            raise SoupError(f"{self.folder / file} is not a complete safetensors file: {error}") from error
-        self._descriptors[file] = descriptor = os.open(self.folder / file, os.O_RDONLY)
-        weakref.finalize(self, os.close, descriptor)
-        length = int.from_bytes(os.pread(descriptor, 8, 0), "little")
-        header = json.loads(os.pread(descriptor, length, 8))  # safe_open has validated it
-        for name in handle.keys():  # noqa: SIM118
-            entry = header[name]
-            if entry["dtype"] not in ITEM_BYTES:
-                raise SoupError(f"Tensor {name} of {self.folder} has dtype {entry['dtype']}, which cannot be merged.")
+        path = self.folder / file
+        if not path.is_file():
+            raise SoupError(f"{self.folder} lacks {file}, which its {INDEX_FILE} names.")
+        for name, info in read_layout(path).items():
+            if info.dtype not in ITEM_BYTES:
+                raise SoupError(f"Tensor {name} of {self.folder} has dtype {info.dtype}, which cannot be merged.")
             if name in self.tensors:
                 raise SoupError(
                     f"Tensor {name} is in two files of {self.folder}: {self.tensors[name].file} and {file}."
                 )
-            start = 8 + length + entry["data_offsets"][0]
-            self.tensors[name] = TensorInfo(file, entry["dtype"], tuple(entry["shape"]), start)
+            self.tensors[name] = info
+        self._descriptors[file] = descriptor = os.open(path, os.O_RDONLY)
+        weakref.finalize(self, os.close, descriptor)
 
 
 def read_index(index: Path) -> dict[str, str]:

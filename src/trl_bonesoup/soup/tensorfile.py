@@ -1,4 +1,7 @@
-"""Safetensors files: what a header says of a tensor, and writing one piece by piece without holding it in memory."""
+"""Safetensors files: what a header says of a tensor, reading without mapping, and writing piece by piece.
+
+A mapped file that is cut short meanwhile ends the process with SIGBUS; one that is read is an error.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from safetensors import SafetensorError, safe_open
+
+from trl_bonesoup.errors import SoupError
+
 if TYPE_CHECKING:
     import torch
 
@@ -20,7 +27,7 @@ ITEM_BYTES = {"F64": 8, "I64": 8, "U64": 8, "F32": 4, "I32": 4, "U32": 4, "F16":
 ITEM_BYTES |= {"I8": 1, "U8": 1, "BOOL": 1, "F8_E4M3": 1, "F8_E5M2": 1}
 """Bytes of one element, by the names that safetensors gives dtypes."""
 
-__all__ = ["FLOATS", "ITEM_BYTES", "TensorFile", "TensorInfo", "bytes_of"]
+__all__ = ["FLOATS", "ITEM_BYTES", "TensorFile", "TensorInfo", "bytes_of", "read_into", "read_layout", "read_tensor"]
 
 
 @dataclass(frozen=True)
@@ -101,6 +108,53 @@ class TensorFile:
         while piece:
             written = os.pwrite(self._stream.fileno(), piece, position)
             position, piece = position + written, piece[written:]
+
+
+def read_layout(file: Path) -> dict[str, TensorInfo]:
+    """Return what a file holds, by the names of its tensors, after safetensors has checked its header.
+
+    Raises:
+        SoupError: if it is not there, cut short, or its header lies.
+    """
+    try:
+        with safe_open(file, framework="pt") as handle:
+            names = list(handle.keys())
+        with file.open("rb") as stream:
+            length = int.from_bytes(stream.read(8), "little")
+            header = json.loads(stream.read(length))
+    except (SafetensorError, OSError) as error:
+        raise SoupError(f"{file} is not a complete safetensors file: {error}") from error
+    entries = {name: header[name] for name in names}
+    return {
+        name: TensorInfo(file.name, entry["dtype"], tuple(entry["shape"]), 8 + length + entry["data_offsets"][0])
+        for name, entry in entries.items()
+    }
+
+
+def read_tensor(descriptor: int, info: TensorInfo, file: Path) -> torch.Tensor:
+    """Return a tensor, read and not mapped from an open file; one that is no float as its bytes.
+
+    Raises:
+        SoupError: if the file has become shorter since its layout was read.
+    """
+    import torch
+
+    stored = torch.empty(info.nbytes, dtype=torch.uint8)
+    read_into(descriptor, info.start, bytes_of(stored), file)
+    return stored.view(getattr(torch, FLOATS[info.dtype])).view(info.shape) if info.is_float else stored
+
+
+def read_into(descriptor: int, position: int, target: memoryview, file: Path) -> None:
+    """Fill `target` from a place in an open file. Safe to call from several threads.
+
+    Raises:
+        SoupError: if the file ends before.
+    """
+    while target:
+        count = os.preadv(descriptor, [target], position)
+        if not count:
+            raise SoupError(f"{file} was cut short while it was read.")
+        position, target = position + count, target[count:]
 
 
 def bytes_of(values: torch.Tensor) -> memoryview:
