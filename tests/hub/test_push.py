@@ -14,6 +14,7 @@ from small_models import make_tokenizer
 from trl_bonesoup import BoneSoup, SoupManifest
 from trl_bonesoup.errors import ConfigurationError, HubError, SoupError
 from trl_bonesoup.hub.push import push
+from trl_bonesoup.soup.export import merge
 
 PREFERENCES = [[0.7, 0.3], [0.0, 1.0], [0.5, 0.5]]
 
@@ -168,11 +169,13 @@ def test_a_dry_run_says_everything_and_writes_nothing(hub: LoopbackHub, run_fold
     assert hub.files("org/soup")["base/generation_config.json"] != b"{}"
 
 
-def test_single_preferences_load_with_peft_and_transformers(hub: LoopbackHub, run_folder: Path):
+def test_single_preferences_load_with_peft_and_transformers(hub: LoopbackHub, run_folder: Path, tmp_path: Path):
     from peft import AutoPeftModelForCausalLM
     from transformers import AutoModelForCausalLM
 
     soup = BoneSoup.from_pretrained(run_folder)
+    merge(run_folder, tmp_path / "merged", [0.7, 0.3])
+    merged = logits(AutoPeftModelForCausalLM.from_pretrained(tmp_path / "merged"))
     push(run_folder, "org/soup", preferences=[{"good": 0.7, "brief": 0.3}, "brief"])
     push(run_folder, "org/soup", preferences=[[0.7, 0.3]], extrapolation=0.2, full=True)
     shutil.move(run_folder, run_folder.parent / "gone")
@@ -183,9 +186,10 @@ def test_single_preferences_load_with_peft_and_transformers(hub: LoopbackHub, ru
         "org/soup-good-0.7-brief-0.3",
         "org/soup-good-0.7-brief-0.3-alpha-0.2-full",
     ]
-    # the adapter is the same sum of factors that BoneSoup runs, and the full one is merged in float32
+    # the adapter is the very one that `merge` writes, a rounding of float32 from the soup in place, as is the full one
     soup.set_preference([0.7, 0.3])
     adapter = AutoPeftModelForCausalLM.from_pretrained("org/soup-good-0.7-brief-0.3")
+    assert torch.equal(logits(adapter), merged)
     torch.testing.assert_close(logits(adapter), logits(soup.model), rtol=1e-4, atol=1e-4)
     soup.set_preference([0.0, 1.0])
     other = AutoPeftModelForCausalLM.from_pretrained("org/soup-good-0-brief-1")
@@ -269,6 +273,10 @@ def test_arguments_are_checked_before_anything_is_asked(hub: LoopbackHub, withou
     (without_front / "b1" / "adapter_model.safetensors").rename(without_front / "b1" / "adapter_model.bin")
     with pytest.raises(SoupError, match="no weights in safetensors"):
         push(without_front, "org/soup")
+    for content, said in (("{", "not valid JSON"), ("[]", "no JSON object")):
+        (without_front / "b0" / "adapter_config.json").write_text(content)
+        with pytest.raises(SoupError, match=rf"adapter_config\.json is .*{said}"):
+            push(without_front, "org/soup")
     assert not hub.writes()
 
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from trl_bonesoup.errors import HubError
+from trl_bonesoup.errors import HubError, SoupError
 from trl_bonesoup.manifest import SoupManifest
 from trl_bonesoup.markdown import hide_local_paths, is_local_path
 
@@ -64,10 +64,18 @@ def model_file(file: Path, base: tuple[str | None, str | None]) -> Content:
     """Return what is uploaded of a file of a model: itself, or its JSON without paths of this machine.
 
     An adapter names `base` as its base model: id and revision, or None for one that has no id on the Hub.
+
+    Raises:
+        SoupError: for a config that is not a JSON object.
     """
     if not file.name.endswith("config.json"):
         return file
-    content = json.loads(file.read_text(encoding="utf-8"))
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise SoupError(f"{file} is not valid JSON: {error}.") from error
+    if not isinstance(content, dict):
+        raise SoupError(f"{file} is no configuration of a model: it holds no JSON object.")
     kept = {key: value for key, value in content.items() if key not in _MACHINE}
     if file.name == "adapter_config.json":
         kept |= {"base_model_name_or_path": base[0], "revision": base[1]}
