@@ -10,6 +10,7 @@ import socket
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from datasets import Dataset
 from peft import LoraConfig
@@ -18,6 +19,7 @@ from tiny import count_word
 from trl_bonesoup import SoupManifest, circulant_weights, seek
 from trl_bonesoup.errors import ConfigurationError
 from trl_bonesoup.training.lock import locked
+from trl_bonesoup.training.run import Run
 
 LORA = LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM")
 REWARDS = [count_word("w5"), count_word("w7")]
@@ -124,6 +126,18 @@ def test_what_a_killed_process_left_of_a_finished_backbone_is_removed(
     (folder / ".training-says_w7" / "checkpoint-2").mkdir(parents=True)
     seek(base, REWARDS, B, args, prompts, peft_config=LORA)
     assert sorted(path.name for path in folder.iterdir()) == names
+
+
+def test_the_scale_that_is_recorded_first_holds_for_both(tmp_path: Path) -> None:
+    """Two processes opened the run before either had measured the scale."""
+    request = {"objectives": ["a", "b"], "rewards": ["a", "b"], "base_model": {"id": "x"}, "base_files": None,
+               "scores": {}, "combination_weights": B.tolist(), "prompts": {}, "kind": "full",
+               "settings": {"seed": 3}, "adapter": {}}  # fmt: skip
+    first, second = Run.open(tmp_path, request), Run.open(tmp_path, request)
+    measured, _ = first.agreed_scale(np.array([[1.0, 10.0], [3.0, 30.0]]))
+    assert [(entry.mean, entry.std) for entry in measured] == [(2.0, 1.0), (20.0, 10.0)]
+    assert second.agreed_scale(np.array([[5.0, 50.0], [6.0, 60.0]]))[0] == measured
+    assert Run.load(tmp_path).statistics == measured
 
 
 def test_two_seeks_of_one_backbone_are_refused_and_of_two_are_not(base: str, prompts: Dataset, settings: Any) -> None:
