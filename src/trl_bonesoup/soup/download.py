@@ -140,7 +140,7 @@ def _what_to_do(error: Exception, repo: str, revision: str | None, begun: bool) 
     endpoint, cache = _constants().ENDPOINT, _constants().HF_HUB_CACHE
     status = getattr(getattr(error, "response", None), "status_code", None)
     if isinstance(error, errors.HFValidationError):
-        return f"it is no name of a repository. Give the folder of a soup or a Hub id like org/name. ({error})"
+        return f"it is no name of a repository. Give a folder or a Hub id like org/name. ({error})"
     if isinstance(error, errors.GatedRepoError):
         return f"access to it must be granted. Ask for it at {endpoint}/{repo}, then log in with `hf auth login`."
     if isinstance(error, errors.RevisionNotFoundError):
