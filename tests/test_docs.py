@@ -2,8 +2,11 @@
 
 import ast
 import importlib
+import json
 import re
 import shlex
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -89,34 +92,55 @@ def test_a_soup_of_models_that_you_have(tmp_path: Path, monkeypatch: pytest.Monk
     assert BoneSoup.from_pretrained("soup").set_preference({"helpful": 0.7, "harmless": 0.3}).tolist() == [0.7, 0.3]
 
 
-def test_the_quickstart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the page says to write and to run, as it stands, but for the models, the prompts and the size."""
-    page = DOCS / "quickstart.md"
+@pytest.fixture
+def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder with what docs/quickstart.md says to write, but for the models, the prompts and the size."""
     base = save_tiny(tmp_path / "sft")
     config = AutoConfig.from_pretrained(base, num_labels=1)
     AutoModelForSequenceClassification.from_config(config).save_pretrained(tmp_path / "judge")
     tiny_tokenizer().save_pretrained(tmp_path / "judge")
-    rewards, _ = blocks(page, "python")
+    rewards, _ = blocks(DOCS / "quickstart.md", "python")
     (tmp_path / "my_rewards.py").write_text(rewards.replace("org/helpful-reward-model", "judge"), encoding="utf-8")
-    settings = yaml.safe_load(blocks(page, "yaml")[0])
-    small = {"max_steps": 8, "save_steps": 4, "max_completion_length": 6, "use_cpu": True, "logging_steps": 1}
-    assert set(small) - {"use_cpu", "logging_steps"} < set(settings["set"])
-    changed = {**settings, "model": str(base), "set": {**settings["set"], **small}}
+    settings = yaml.safe_load(blocks(DOCS / "quickstart.md", "yaml")[0])
+    small = {"max_steps": 8, "save_steps": 4, "max_completion_length": 6}
+    assert set(small) < set(settings["set"])
+    changed = {**settings, "model": str(base), "set": {**settings["set"], **small, "use_cpu": True, "logging_steps": 1}}
     (tmp_path / "seek.yml").write_text(yaml.safe_dump(changed), encoding="utf-8")
     for file in ("prompts.jsonl", "test.jsonl"):
         lines = "".join(f'{{"prompt": "w{i} w{i + 1}"}}\n' for i in range(16))
         (tmp_path / file).write_text(lines, encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
-    (commands,) = [block for block in blocks(page, "bash") if "bonesoup seek" in block]
+    sys.modules.pop("my_rewards", None)
+    yield tmp_path
+    del sys.modules["my_rewards"]
+
+
+def test_the_quickstart(work: Path) -> None:
+    (commands,) = [block for block in blocks(DOCS / "quickstart.md", "bash") if "bonesoup seek" in block]
     for line in commands.splitlines():
         arguments = shlex.split(line, comments=True)
         assert arguments[0] == "bonesoup"
         if arguments[1] == "evaluate":
             arguments += ["--max-new-tokens", "6"]
         assert main(arguments[1:]) == 0, line
-    assert {"adapter_model.safetensors", "README.md"} <= {file.name for file in (tmp_path / "out").iterdir()}
-    assert (tmp_path / "curves.png").is_file() and (tmp_path / "front.png").is_file()
+    assert {"adapter_model.safetensors", "README.md"} <= {file.name for file in (work / "out").iterdir()}
+    assert (work / "curves.png").is_file() and (work / "front.png").is_file()
+
+
+def test_an_array_of_jobs(work: Path) -> None:
+    """The jobs of docs/scaling.md, one after the other: one scale of the scores, both backbones to the end."""
+    (script,) = [block for block in blocks(DOCS / "scaling.md", "bash") if "sbatch" in block]
+    first, array, last = (shlex.split(job)[1:] for job in re.findall(r"bonesoup seek[^\"']*", script))
+    assert main(first) == 0
+    statistics = json.loads((work / "run" / "seek.json").read_text(encoding="utf-8"))["statistics"]
+    assert len(statistics) == 2
+    for job in ("0", "1"):
+        assert main([word.replace("$SLURM_ARRAY_TASK_ID", job) for word in array]) == 0
+    assert main(last) == 0
+    soup = json.loads((work / "run" / "soup.json").read_text(encoding="utf-8"))
+    assert [backbone["steps"] for backbone in soup["backbones"]] == [8, 8]
+    assert [objective["normalization"] for objective in soup["objectives"]] == statistics
 
 
 def markdown_pages() -> list[Path]:
