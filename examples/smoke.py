@@ -22,19 +22,20 @@ from typing import Any
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 EXAMPLES = Path(__file__).resolve().parent
-RECIPES = ("helpful_assistant", "reddit_summary", "long_form_qa")
+RECIPES = ("helpful_assistant", "reddit_summary", "long_form_qa", "small_instruct")
 
 _SMALL = (
     "max_steps=4 per_device_train_batch_size=4 gradient_accumulation_steps=1 num_mini_batches=1 num_iterations=2",
-    "max_completion_length=8 learning_rate=0.02 warmup_steps=0 use_cpu=true disable_tqdm=true",
+    "max_completion_length=8 learning_rate=0.02 warmup_steps=0 use_cpu=true use_vllm=false disable_tqdm=true",
 )
+_TRAINING = "--limit 8 --lora-r 4 " + " ".join(f"--set {setting}" for setting in " ".join(_SMALL).split())
 ADDED = {
     "trl sft": "--max_steps 2 --logging_steps 1 --use_cpu true --bf16 false --dtype float32 --disable_tqdm true",
     "mergekit-yaml": "--no-write-model-card",  # which asks the Hub
-    "bonesoup select-dominance": "--betas 0.7,0.8 --fraction 0.5 --grid 0.5 --limit 8 --lora-r 4 "
-    + " ".join(f"--set {setting}" for setting in " ".join(_SMALL).split()),
+    "bonesoup seek": _TRAINING,
+    "bonesoup select-dominance": f"--betas 0.7,0.8 --fraction 0.5 --grid 0.5 {_TRAINING}",
     "bonesoup extrapolate": "--alphas 0,0.1 --limit 2 --max-new-tokens 8",
-    "bonesoup evaluate": "--grid 0.5 --limit 4 --max-new-tokens 8",
+    "bonesoup evaluate": "--grid 0.5 --limit 4 --max-new-tokens 8 --device cpu",
 }
 """To the commands, so that they are done in seconds and offline."""
 
@@ -54,7 +55,7 @@ def main(recipe: str, folder: str, *added: str) -> None:
             if name == TAKES_THE_HUB:
                 continue
             extra = shlex.split(ADDED.get(name, ADDED.get(command[0], "")))
-            extra += added if name == "bonesoup select-dominance" else ()
+            extra += added if "--set" in extra else ()
             print(f"\n$ {shlex.join([*command, *extra])}", flush=True)
             run([chosen(argument) for argument in command] + extra)
 
@@ -108,6 +109,7 @@ def make_stand_ins(recipe: str, work: Path) -> None:
         "helpful_assistant": make_hh_rlhf,
         "reddit_summary": make_comparisons,
         "long_form_qa": make_qa_feedback,
+        "small_instruct": make_ultrafeedback,
     }
     make_data[recipe](work)
     qa = "FineGrainedRLHF/tasks/qa_feedback/model_outputs"
@@ -129,6 +131,10 @@ def make_stand_ins(recipe: str, work: Path) -> None:
             f"{qa}/rel_rm": "tokens",
             f"{qa}/comp_rm": 1,
         },
+        "small_instruct": {
+            "Qwen/Qwen3-4B-Instruct-2507": "policy",
+            "Ray2333/gpt2-large-helpful-reward_model": 1,
+        },
     }
     for seed, (name, kind) in enumerate(models[recipe].items()):
         tiny_model(kind, seed).save_pretrained(work / name)
@@ -144,7 +150,9 @@ def byte_tokenizer() -> Any:
     backend = Tokenizer(models.BPE({letter: index for index, letter in enumerate(alphabet)}, merges=[]))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()
-    return PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="<s>", eos_token="</s>", sep_token="</s>")
+    chat = "{% for message in messages %}{{ message['content'] }}\n{% endfor %}"
+    special = {"bos_token": "<s>", "eos_token": "</s>", "sep_token": "</s>"}
+    return PreTrainedTokenizerFast(tokenizer_object=backend, chat_template=chat, **special)
 
 
 def tiny_model(kind: str | int, seed: int) -> Any:
@@ -206,6 +214,16 @@ def make_qa_feedback(work: Path) -> None:
             rows.append({"text": text, "answer": [f"Number {i + 3} won."], "passages": passages, "question": question})
         folder.mkdir(parents=True, exist_ok=True)
         (folder / f"{name}.json").write_text(json.dumps(rows))
+
+
+def make_ultrafeedback(work: Path) -> None:
+    """Write questions in the form of UltraFeedback."""
+    for split, count in (("train", 60), ("test", 24)):
+        rows = [{"prompt": f"Say {i} in {split}.", "prompt_id": str(i)} for i in range(count)]
+        write_lines(work / "HuggingFaceH4/ultrafeedback_binarized/data" / f"{split}_prefs.jsonl", rows)
+    files = "".join(f"  - {{split: {s}_prefs, path: data/{s}_prefs.jsonl}}\n" for s in ("train", "test"))
+    card = f"---\nconfigs:\n- config_name: default\n  data_files:\n{files}---\n"
+    (work / "HuggingFaceH4/ultrafeedback_binarized/README.md").write_text(card)
 
 
 def write_lines(file: Path, rows: Iterable[dict[str, Any]]) -> None:

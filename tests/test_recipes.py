@@ -1,4 +1,4 @@
-"""The paper's three tasks: their settings as the commands read them, and every command of their READMEs in small."""
+"""The recipes: their settings as the commands read them, and every command of their READMEs in small."""
 
 import argparse
 import json
@@ -9,13 +9,16 @@ from typing import Any
 
 import pytest
 import yaml
+from loopback_hub import LoopbackHub
 
 from trl_bonesoup import Front, MultiRewardPPOConfig, SoupManifest
-from trl_bonesoup.cli import options, seek
+from trl_bonesoup import cli as commands
+from trl_bonesoup.cli import main, options, seek
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 SMOKE = runpy.run_path(str(EXAMPLES / "smoke.py"))
 RECIPES = SMOKE["RECIPES"]
+PAPER = tuple(name for name in RECIPES if name != "small_instruct")
 
 
 def parsed(*argv: str) -> argparse.Namespace:
@@ -69,7 +72,21 @@ def test_long_form_qa(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert [reward.__name__ for reward in rewards] == names
 
 
-@pytest.mark.parametrize("name", RECIPES)
+def test_a_small_instruct_model(tmp_path: Path) -> None:
+    arguments = recipe("small_instruct")
+    args = config(arguments, tmp_path)
+    assert arguments.chat
+    assert (args.use_vllm, args.vllm_mode) == (True, "colocate")
+    assert [reward.__name__ for reward in options.parse_rewards(arguments.reward)[0]] == ["helpful", "plainness"]
+    # The budget: rollouts of 64, gone through 4 times in steps of 16
+    assert (args.generation_batch_size, args.steps_per_rollout, args.max_steps) == (64, 16, 1600)
+    assert args.vllm_max_model_length > 512 + 256
+    readme = (EXAMPLES / "small_instruct" / "README.md").read_text()
+    for number in ("| 200 |", f"| {2 * 100 * 64:,} |", "| 3.3 million |", f"| {2 * 1600:,} |", f"| {14 * 500:,} |"):
+        assert number in readme
+
+
+@pytest.mark.parametrize("name", PAPER)
 def test_every_value_says_where_it_is_from(name: str) -> None:
     lines = (EXAMPLES / name / "seek.yml").read_text().splitlines()
     values = [line for line in lines if re.match(r"  \w+: ", line) and not line.strip().startswith("save_strategy")]
@@ -90,7 +107,7 @@ def test_recipes_stay_in_their_folder(name: str) -> None:
 def test_what_a_recipe_refers_to_is_there(name: str) -> None:
     texts = [file.read_text() for file in (EXAMPLES / name).iterdir() if file.is_file()]
     paths = re.findall(r"examples/[\w/]+\.\w+", "".join(texts))
-    assert len(set(paths)) >= 5
+    assert len(set(paths)) >= 4
     assert [path for path in paths if not (EXAMPLES.parent / path).is_file()] == []
 
 
@@ -144,6 +161,24 @@ def test_the_memory_is_computed_by_its_rule() -> None:
         in table
     )
     assert f"| not counted | {billions(student, 20)} |" in table
+
+
+def test_the_memory_of_a_small_instruct_model_is_computed_by_the_same_rule() -> None:
+    import torch
+    from peft import get_peft_model
+    from transformers import AutoModelForCausalLM, Qwen3Config
+
+    # Its config.json
+    settings = {"hidden_size": 2560, "intermediate_size": 9728, "num_hidden_layers": 36, "head_dim": 128,
+                "num_attention_heads": 32, "num_key_value_heads": 8, "tie_word_embeddings": True}  # fmt: skip
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(Qwen3Config(**settings))
+        policy = model.num_parameters()
+        trained, _ = get_peft_model(model, seek.adapter_config(recipe("small_instruct"))).get_nb_trainable_parameters()
+    readme = (EXAMPLES / "small_instruct" / "README.md").read_text()
+    assert f"{policy:,} parameters in bfloat16 | {billions(policy, 2)} |" in readme
+    assert f"{trained:,} parameters trained | {billions(trained, 16)} |" in readme
+    assert f"| together | {billions(1, 2 * policy + 16 * trained + 4 * 774_031_360 + int(0.3 * 80e9))} |" in readme
 
 
 def lines(file: Path) -> list[dict[str, str]]:
@@ -218,3 +253,38 @@ def test_long_form_qa_in_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         "text": asked,
         "question": "Who won race 0 of train?",
     }
+
+
+def test_small_instruct_in_small(tmp_path: Path, hub: LoopbackHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    SMOKE["main"]("small_instruct", str(tmp_path))
+    runs = tmp_path / "runs" / "small_instruct"
+    assert SoupManifest.load(runs / "backbones").objective_names == ("helpful", "plainness")
+    assert Front.from_json(runs / "front.json").preferences_KN.tolist() == [[1.0, 0.0], [0.5, 0.5], [0.0, 1.0]]
+    asked = [
+        [line["prompt"] for line in lines(runs / "data" / f"{name}.jsonl")] for name in ("test", "validation", "train")
+    ]
+    assert asked == [
+        [f"Say {i} in test." for i in range(0, 24, 4)],
+        [f"Say {i} in test." for i in (1, 11, 21)],
+        [f"Say {i} in train." for i in range(0, 60, 4)],
+    ]
+
+    monkeypatch.chdir(tmp_path)
+    assert main(SMOKE["commands"](EXAMPLES / "small_instruct" / "README.md")[-1][1:]) == 0
+    files = hub.files("org/helpful-or-plain")
+    assert SoupManifest.model_validate_json(files["soup.json"]).objective_names == ("helpful", "plainness")
+    sent, measured = json.loads(files["front.json"]), json.loads((runs / "front.json").read_text())
+    assert sent["rewards"] == measured["rewards"]
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_what_is_pushed_was_measured_on_the_data_that_it_names(name: str) -> None:
+    """The last command of each README, as `bonesoup push` reads it."""
+    parser = argparse.ArgumentParser()
+    commands.push.add_parser(parser.add_subparsers())
+    *_, evaluate, push = SMOKE["commands"](EXAMPLES / name / "README.md")
+    given = parser.parse_args(push[1:])
+    assert evaluate[2] == given.soup
+    assert given.front == yaml.safe_load((EXAMPLES / name / "evaluate.yml").read_text())["out"]
+    source = yaml.safe_load((EXAMPLES / name / "data.yml").read_text()).get("source")
+    assert given.dataset == ([source] if source else None)
