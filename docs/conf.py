@@ -57,7 +57,7 @@ class CommandHelp(Directive):
         """Make the sections."""
         from trl_bonesoup.cli import _COMMANDS
 
-        os.environ["COLUMNS"] = "100"
+        os.environ["COLUMNS"] = "90"
         subparsers = argparse.ArgumentParser(prog="bonesoup").add_subparsers()
         for command in _COMMANDS:
             command.add_parser(subparsers)
