@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import signal
 import time
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,8 @@ def small_seek(base: str, folder: Path) -> None:
 
 def _child(base: str, folder: Path, begun: Any) -> None:
     begun.set()
-    small_seek(base, folder)
+    with Path(os.devnull).open("w", encoding="utf-8") as nowhere, redirect_stdout(nowhere):
+        small_seek(base, folder)
 
 
 class Seeks:

@@ -167,7 +167,7 @@ DAMAGE: dict[str, tuple[str, Callable[[Path], Any]]] = {
     "another bit in the optimizer": ("optimizer.pt", flip("optimizer.pt")),
     "no optimizer": ("optimizer.pt", lambda folder: (folder / "optimizer.pt").unlink()),
     "half a schedule": ("scheduler.pt", cut("scheduler.pt")),
-    "no random state": (r"rng_state\*.pth", lambda folder: (folder / "rng_state.pth").unlink()),
+    "no random state": ("rng_state.pth", lambda folder: (folder / "rng_state.pth").unlink()),
     "half a random state": ("rng_state.pth", cut("rng_state.pth")),
 }
 

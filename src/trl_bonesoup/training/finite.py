@@ -14,9 +14,11 @@ def first_not_finite(tensors: Iterable[tuple[str, Tensor]]) -> str | None:
     """Return the name of the first floating-point tensor that is not finite, or `None`.
 
     A sum is finite only if all it sums is, and takes a fraction of the memory of testing every element;
-    those are tested where a sum is not. Sharded tensors are looked at where they lie.
+    those are tested where a sum is not. Sharded tensors are looked at where they lie, quantized ones are
+    left out.
     """
-    named = [(name, _local(tensor.detach())) for name, tensor in tensors if _is_tested(tensor)]
+    local = ((name, _local(tensor.detach())) for name, tensor in tensors)
+    named = [(name, tensor) for name, tensor in local if _is_tested(tensor)]
     if not named:
         return None
     device = named[0][1].device
@@ -32,6 +34,8 @@ def trained(model: nn.Module) -> Iterable[tuple[str, Tensor]]:
 
 
 def _is_tested(tensor: Tensor) -> bool:
+    if type(tensor) is not Tensor:  # quantized, with operations of its own
+        return False
     return tensor.is_floating_point() and tensor.element_size() >= 2 and not tensor.is_meta
 
 

@@ -97,7 +97,7 @@ def check_model(policy: Any, tokenizer: Any) -> None:
 
     Both would fail in the first rollout, with an error that names neither.
     """
-    name = first_not_finite([*policy.named_parameters(), *policy.named_buffers()])
+    name = first_not_finite(policy.named_parameters())
     if name is not None:
         raise ConfigurationError(
             f"The model to train has NaN or infinity in {name}, so that it cannot generate. Load another checkpoint, "

@@ -13,8 +13,9 @@ __all__ = ["damaged_file", "missing_file"]
 _ZIPPED = (".pt", ".pth", ".bin")
 """What `torch.save` writes: an archive, with its table of contents at the end and a checksum for each part."""
 
-_TO_GO_ON = ("optimizer.pt", "scheduler.pt", "rng_state*.pth")
-"""What `Trainer` saves besides the weights: all of it, or with `save_only_model` none."""
+_TO_GO_ON = {"optimizer.pt": "optimizer.*", "scheduler.pt": "scheduler.pt", "rng_state.pth": "rng_state*.pth"}
+"""What `Trainer` saves besides the weights, and how it is called with FSDP or several processes, too: all of it, or
+with `save_only_model` none."""
 
 
 def damaged_file(checkpoint: Path, *, thorough: bool) -> str | None:
@@ -46,8 +47,8 @@ def missing_file(checkpoint: Path) -> str | None:
             return lost
     elif not any((checkpoint / f"{kind}model.safetensors").is_file() for kind in ("adapter_", "")):
         return "adapter_model.safetensors or model.safetensors"
-    there = [any(checkpoint.glob(pattern)) for pattern in _TO_GO_ON]
-    return _TO_GO_ON[there.index(False)] if any(there) and not all(there) else None
+    lost = [name for name, pattern in _TO_GO_ON.items() if not any(checkpoint.glob(pattern))]
+    return lost[0] if 0 < len(lost) < len(_TO_GO_ON) else None
 
 
 def _is_whole(file: Path, thorough: bool) -> bool:
