@@ -21,7 +21,7 @@ from trl_bonesoup.training.backbone import check_models, check_stop, train_backb
 from trl_bonesoup.training.config import MultiRewardPPOConfig
 from trl_bonesoup.training.request import seek_request
 from trl_bonesoup.training.run import Run, on_main_process
-from trl_bonesoup.training.saved_run import earlier_soup
+from trl_bonesoup.training.saved_run import RECORD, earlier_soup
 from trl_bonesoup.weights import check_combination_weights
 
 
@@ -112,8 +112,12 @@ def seek(
 
 
 def _opened(folder: Path, request: dict[str, Any]) -> Run:
-    earlier_soup(folder, request)  # what would be replaced at the end is looked at before anything is trained
-    return Run.open(folder, request)
+    """Open the run, if it may replace the soup.json in its folder at the end."""
+    if not (folder / RECORD).exists():
+        earlier_soup(folder, request)
+    run = Run.open(folder, request)
+    earlier_soup(folder, request)
+    return run
 
 
 def _wanted(backbones: Sequence[int] | None, n: int) -> list[int]:
