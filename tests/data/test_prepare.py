@@ -128,7 +128,10 @@ def test_files_are_only_replaced_when_asked(source: str, tmp_path: Path) -> None
     ("settings", "message"),
     [
         ({"columns": {"prompt": "{question}"}}, r"'\{question\}' cannot be filled in .* are a, id, q\."),
-        ({"columns": {"prompt": "{q"}}, r"'\{q' cannot be filled in"),
+        ({"columns": {"prompt": "{q"}}, r"out.jsonl.columns.prompt: .*'\{q' is no template: expected '\}'"),
+        ({"columns": {"prompt": "{}"}}, r"'\{\}' has a field without a name"),
+        ({"columns": {"prompt": "{q}"}, "one_per": "{0[id]}"}, r"one_per: .*'\{0\[id\]\}' has a field without"),
+        ({"columns": {"prompt": "{q}"}, "reader": "hh_rlhf"}, r"hh_rlhf cannot read .*'chosen'.* a, id, q"),
         ({"columns": {"prompt": "{q.words}"}}, r"'\{q.words\}' cannot be filled in"),
         ({"columns": {"completion": "{q}"}}, r'out.jsonl.columns: .*must have a "prompt"'),
         ({"columns": {"prompt": "{q}"}, "rows": "4"}, r'out.jsonl.rows: .*must be a slice such as "::4"'),
@@ -172,3 +175,9 @@ def test_a_folder_that_was_changed_is_read_again(tmp_path: Path, monkeypatch: py
         (folder / "rows.jsonl").write_text("".join(f"{json.dumps({'q': text})}\n" for text in rows))
         prepare(plan, tmp_path, overwrite=True)
         assert [json.loads(line)["prompt"] for line in (tmp_path / "out.jsonl").read_text().splitlines()] == rows
+
+
+def test_a_folder_that_cannot_be_made_is_named(source: str, tmp_path: Path) -> None:
+    (tmp_path / "taken").write_text("a file")
+    with pytest.raises(ConfigurationError, match=r"Nothing can be written to .*taken: File exists"):
+        prepared(source, {"out.jsonl": {"columns": {"prompt": "{q}"}}}, tmp_path / "taken")

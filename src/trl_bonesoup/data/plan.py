@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
+import string
 from collections.abc import Mapping
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from trl_bonesoup.data.readers import READERS
 from trl_bonesoup.errors import ConfigurationError
@@ -17,6 +18,20 @@ _SHARED = ("source", "subset", "revision", "reader")
 _FILE_NAME = r"^[\w-][\w.-]*\.jsonl$"
 
 
+def _checked(template: str) -> str:
+    try:
+        names = [name for _, name, _, _ in string.Formatter().parse(template) if name is not None]
+    except ValueError as error:
+        raise ValueError(f"{template!r} is no template: {error}; braces that are no field are doubled") from error
+    if any(not name or name[0].isdigit() for name in names):
+        raise ValueError(f"{template!r} has a field without a name; braces that are no field are doubled")
+    return template
+
+
+Template = Annotated[str, AfterValidator(_checked)]
+"""Text with fields of a row, in Python's format syntax: "question: {question}", "{answers[0]}"."""
+
+
 class _Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -24,8 +39,7 @@ class _Settings(BaseModel):
 class Length(_Settings):
     """How long a text of a row may be, or the row is left out."""
 
-    text: str
-    """A template of the row's fields."""
+    text: Template
     between: tuple[int, int]
     """The shortest and the longest that stay."""
     tokenizer: str | None = None
@@ -44,17 +58,16 @@ class FilePlan(_Settings):
 
     source: str
     """A data set on the Hub, a folder, or a .json, .jsonl, .csv or .parquet file."""
-    columns: dict[str, str]
-    """What each line of the file holds: a template of the row's fields for each name, in Python's format
-    syntax, such as {"prompt": "question: {question}", "completion": " {answers[0]}"}. There is a "prompt"."""
+    columns: dict[str, Template]
+    """What each line of the file holds, by name; one is called "prompt"."""
     split: str = "train"
     subset: str | None = None
     revision: str | None = None
     reader: str = "columns"
     """One of `READERS`, which says what fields a row has."""
     lengths: tuple[Length, ...] = ()
-    one_per: str | None = None
-    """A template. Of rows that give the same text the first one stays; they are then sorted by it."""
+    one_per: Template | None = None
+    """Of rows that give the same text the first one stays; they are then sorted by it."""
     rows: str | None = None
     """Which rows, as a slice: "::4" is every fourth, ":2000" the first 2000."""
     without: tuple[str, ...] = ()

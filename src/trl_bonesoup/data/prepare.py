@@ -81,7 +81,7 @@ def _lines(file: FilePlan, without: Sequence[set[str]]) -> tuple[list[dict[str, 
     """Return the lines of a file, how many rows its data set has, and how many were left out for each reason."""
     data = load_rows(file.source, file.subset, file.split, file.revision)
     left_out: dict[str, int] = {}
-    kept: list[Any] = [fields for row in data if (fields := READERS[file.reader](row)) is not None]
+    kept: list[Any] = [fields for row in data if (fields := _read(row, file)) is not None]
     left_out["of another kind"] = len(data) - len(kept)
 
     def keep(fewer: list[Any], reason: str) -> None:
@@ -100,6 +100,16 @@ def _lines(file: FilePlan, without: Sequence[set[str]]) -> tuple[list[dict[str, 
     keep([line for line in kept if not any(line["prompt"] in prompts for prompts in without)], "in another file")
     keep([line for line in kept if all(text.strip() for text in line.values())], "with an empty text")
     return kept, len(data), left_out
+
+
+def _read(row: dict[str, Any], file: FilePlan) -> Fields | None:
+    try:
+        return READERS[file.reader](row)
+    except (KeyError, TypeError, IndexError, AttributeError) as error:
+        raise ConfigurationError(
+            f"The reader {file.reader} cannot read {file.source} ({type(error).__name__}: {error}), whose columns are "
+            f"{', '.join(sorted(row))}. Choose another reader; `columns` reads every data set."
+        ) from error
 
 
 def load_rows(source: str, subset: str | None, split: str, revision: str | None) -> Any:
@@ -127,7 +137,7 @@ def render(template: str, fields: Fields) -> str:
     """Return a template filled in; a list that is too short for it gives an empty text.
 
     Raises:
-        ConfigurationError: if it names a field that is not there, or is no template.
+        ConfigurationError: if it names a field that is not there.
     """
     try:
         return template.format(**fields)
@@ -135,8 +145,7 @@ def render(template: str, fields: Fields) -> str:
         return ""
     except (KeyError, AttributeError, ValueError, TypeError) as error:
         raise ConfigurationError(
-            f"{template!r} cannot be filled in ({error}); the fields of a row are {', '.join(sorted(fields))}. "
-            "Braces that are no field are doubled."
+            f"{template!r} cannot be filled in ({error}); the fields of a row are {', '.join(sorted(fields))}."
         ) from error
 
 
@@ -176,7 +185,12 @@ def _one_per(rows: list[Fields], template: str) -> list[Fields]:
 @contextmanager
 def _all_or_none(folder: Path, names: Sequence[str]) -> Iterator[Mapping[str, Path]]:
     """Yield a path to write each file to, beside its place; they are moved there when the block has ended."""
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigurationError(
+            f"Nothing can be written to {folder}: {error.strerror}. Choose another one."
+        ) from error
     partial = {name: folder / f".{name}.partial" for name in names}
     try:
         yield partial
