@@ -99,6 +99,6 @@ def test_a_secret_is_found_wherever_it_is(tmp_path: Path, monkeypatch: pytest.Mo
     (tmp_path / "model.safetensors").write_bytes(b"{}" + TOKEN.encode())
     check_private({"a/README.md": b"nothing"}, secrets)
     for files in ({"a/README.md": f"see {tmp_path}/x".encode()}, {"model.safetensors": tmp_path / "model.safetensors"}):
-        with pytest.raises(HubError, match=f"{next(iter(files))} holds .*, so nothing was uploaded") as caught:
+        with pytest.raises(HubError, match=f"{next(iter(files))} holds .*, so nothing of it was sent") as caught:
             check_private(files, secrets)
         assert TOKEN not in str(caught.value)

@@ -1,4 +1,4 @@
-"""Text that came from users, made safe to show in a card: no markup, no local paths."""
+"""Text that came from users, made safe to show in a card: no markup, no local paths; numbers and tables."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _LOCAL_PATH = re.compile(
     re.VERBOSE,
 )
 
-__all__ = ["code", "fenced", "hide_local_paths", "is_local_path", "last_folder", "one_line", "table"]
+__all__ = ["code", "fenced", "hide_local_paths", "is_local_path", "last_folder", "number", "one_line", "table"]
 
 
 def one_line(text: str) -> str:
@@ -57,6 +57,15 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Return a Markdown table; every cell is Markdown already, with user text only from `code`."""
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
+
+
+def number(value: float) -> str:
+    """Return a number in four digits.
+
+    >>> number(0.123456), number(-0.0)
+    ('0.1235', '0')
+    """
+    return f"{float(value) + 0.0:.4g}"
 
 
 def is_local_path(text: str) -> bool:

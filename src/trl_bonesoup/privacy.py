@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from trl_bonesoup.errors import HubError
+from trl_bonesoup.errors import HubError, SoupError
 from trl_bonesoup.markdown import is_local_path
+
+Content = Path | bytes
+"""What is uploaded as one file: a file as it is, or bytes."""
 
 _SECRET = re.compile(r"(.*_)?(token|api_?key|password|secret)")
 _FOLDERS = re.compile(r"[^\n]*[/\\][^/\\\n]+[/\\][^\n]*")
@@ -19,7 +23,17 @@ _HEADER = 1_000_000
 _MACHINE = frozenset({"is_local", "local_files_only"})
 """What transformers notes in tokenizer_config.json about where a tokenizer was loaded from."""
 
-__all__ = ["check_private", "hide_tokens", "is_secret", "portable_config", "secrets_of", "tokens_left_out"]
+__all__ = [
+    "Content",
+    "check_private",
+    "hide_tokens",
+    "is_secret",
+    "json_bytes",
+    "model_file",
+    "portable_config",
+    "secrets_of",
+    "tokens_left_out",
+]
 
 
 def is_secret(name: str) -> bool:
@@ -77,6 +91,33 @@ def portable_config(name: str, content: dict[str, Any], base: tuple[str | None, 
     return _without_folders(kept)
 
 
+def model_file(file: Path, base: tuple[str | None, str | None]) -> Content:
+    """Return what is uploaded of a file of a model: itself, or its configuration made portable.
+
+    Args:
+        file: of any kind; a configuration is one whose name ends in config.json.
+        base: see `portable_config`.
+
+    Raises:
+        SoupError: for a configuration that is not a JSON object.
+    """
+    if not file.name.endswith("config.json"):
+        return file
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise SoupError(f"{file} is not valid JSON: {error}.") from error
+    if not isinstance(content, dict):
+        raise SoupError(f"{file} is no configuration of a model: it holds no JSON object.")
+    portable = portable_config(file.name, content, base)
+    return file if portable == content else json_bytes(portable)
+
+
+def json_bytes(content: Any) -> bytes:
+    """Return the content of a JSON file as people read it."""
+    return (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode()
+
+
 def secrets_of(*tokens: str | None, folders: Mapping[str, Path]) -> dict[str, str]:
     """Return what must not be uploaded, with a name for each that may be shown.
 
@@ -86,7 +127,7 @@ def secrets_of(*tokens: str | None, folders: Mapping[str, Path]) -> dict[str, st
     """
     from huggingface_hub import get_token
 
-    found = {token: "a token of the Hub" for token in (*tokens, get_token()) if token}
+    found = {token: "your token" for token in (*tokens, get_token()) if token}
     for name, folder in {**folders, "your home folder": Path.home()}.items():
         # A folder right below the root, such as /root or /data, is also a word of many tokenizers.
         found |= {
@@ -95,7 +136,7 @@ def secrets_of(*tokens: str | None, folders: Mapping[str, Path]) -> dict[str, st
     return found
 
 
-def check_private(files: Mapping[str, Path | bytes], secrets: Mapping[str, str]) -> None:
+def check_private(files: Mapping[str, Content], secrets: Mapping[str, str]) -> None:
     """Search what is about to be uploaded; of weights only their header.
 
     Args:
@@ -110,8 +151,8 @@ def check_private(files: Mapping[str, Path | bytes], secrets: Mapping[str, str])
         for secret, name in secrets.items():
             if secret.encode() in searched:
                 raise HubError(
-                    f"{path} holds {name}, so nothing was uploaded. Remove it from what the model, its tokenizer or "
-                    "the card was made from, and push again."
+                    f"{path} holds {name}, so nothing of it was sent. Remove it from the file (or from the model, "
+                    "tokenizer or settings that it comes from) and push again."
                 )
 
 

@@ -113,6 +113,7 @@ def test_without_a_log_no_reward_is_claimed() -> None:
     ("settings", "given"),
     [
         ({"license": "MIT License"}, "'MIT License'"),
+        ({"language": "english"}, "'english'"),
         ({"datasets": "/home/ann/prompts.jsonl"}, "prompts.jsonl"),
         ({"base_model": "../sft"}, "'../sft'"),
     ],

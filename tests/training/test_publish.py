@@ -220,7 +220,7 @@ def test_what_is_private_in_a_file_is_not_uploaded(hub: LoopbackHub, base: str, 
     trainer = make(base, settings(max_steps=1))
     trainer.processing_class.chat_template = f"{{# see {Path.home()}/notes #}}"
     with pytest.raises(
-        HubError, match=r"chat_template.jinja holds the path of your home folder, so nothing was uploaded"
+        HubError, match=r"chat_template.jinja holds the path of your home folder, so nothing of it was sent"
     ) as caught:
         trainer.push_to_hub()
     assert USER not in str(caught.value)

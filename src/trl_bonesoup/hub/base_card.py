@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Unpack
 
+from trl_bonesoup.card_metadata import card_data
 from trl_bonesoup.hub.describe import CardMetadata
-from trl_bonesoup.hub.metadata import BaseModelName, card_data
 from trl_bonesoup.markdown import code, fenced
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ def base_card(repo_id: str, family: str, **metadata: Unpack[CardMetadata]) -> Mo
     from huggingface_hub import ModelCard
 
     data = card_data(
-        BaseModelName(None, repo_id, None),
+        None,
         relation="finetune",
         library_name="transformers",
         tags=[],

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 import yaml
 
+from trl_bonesoup.card_metadata import TAG
 from trl_bonesoup.errors import ConfigurationError
 from trl_bonesoup.hub.family_card import family_card
 from trl_bonesoup.hub.layout import plot_name
-from trl_bonesoup.hub.metadata import TAG
 from trl_bonesoup.hub.soup_card import soup_card
 
 if TYPE_CHECKING:

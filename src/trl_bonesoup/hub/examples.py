@@ -10,8 +10,9 @@ from collections.abc import Sequence
 import numpy as np
 import yaml
 
+from trl_bonesoup.card_metadata import YOUR_BASE_MODEL, hub_id
 from trl_bonesoup.errors import ConfigurationError, SoupError
-from trl_bonesoup.hub.metadata import YOUR_BASE_MODEL, BaseModelName, hub_id
+from trl_bonesoup.hub.metadata import BaseModelName
 from trl_bonesoup.manifest import BaseModelRef, Preference, SoupManifest
 from trl_bonesoup.markdown import fenced, hide_local_paths
 from trl_bonesoup.soup.recipe import mergekit_yaml

@@ -9,14 +9,15 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Unpack
 
+from trl_bonesoup.card_metadata import hub_id
 from trl_bonesoup.errors import ConfigurationError, SoupError
 from trl_bonesoup.front.front import Front
 from trl_bonesoup.hub.describe import CardMetadata, describe_family
-from trl_bonesoup.hub.metadata import hub_id
 from trl_bonesoup.hub.plan import BACKBONES, BASE
-from trl_bonesoup.hub.portable import Content, cleaned, model_file, portable_manifest
+from trl_bonesoup.hub.portable import cleaned, portable_manifest
 from trl_bonesoup.manifest import SoupManifest
 from trl_bonesoup.markdown import last_folder
+from trl_bonesoup.privacy import Content, model_file
 from trl_bonesoup.soup.download import MODEL_FILES
 from trl_bonesoup.soup.source import SoupSource
 

@@ -8,15 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from trl_bonesoup.card_metadata import card_data
 from trl_bonesoup.errors import ConfigurationError
 from trl_bonesoup.front.front import Front
 from trl_bonesoup.hub import examples, tables
 from trl_bonesoup.hub.layout import plot_name, render
 from trl_bonesoup.hub.measured import OTHER_RUNS, OTHER_TRAINING, check_comparable, check_family_front, how_measured
-from trl_bonesoup.hub.metadata import base_model_name, card_data
+from trl_bonesoup.hub.metadata import base_model_name
 from trl_bonesoup.hub.reward_tables import front_table, metrics_table
 from trl_bonesoup.manifest import EQUAL, SoupManifest
-from trl_bonesoup.markdown import code, table
+from trl_bonesoup.markdown import code, number, table
 from trl_bonesoup.weights import FloatArray, circulant_weights
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ def family_card(
     adapters = kinds == {"adapter"}
     base = base_model_name(manifest, base_model, folder)
     data = card_data(
-        base,
+        base.hub_id,
         relation="adapter" if adapters else "finetune",
         library_name=LIBRARY,
         tags=[*TAGS, "peft"] if adapters else TAGS,
@@ -125,13 +126,12 @@ def _circulant(weights: FloatArray) -> str:
     n, beta = len(weights), float(weights[0, 0])
     if not 1.0 / n < beta <= 1.0 or not np.allclose(weights, circulant_weights(n, beta), rtol=0.0, atol=1e-12):
         return ""
-    return f", here β = {tables.number(beta)} of one reward and equal parts of the others"
+    return f", here β = {number(beta)} of one reward and equal parts of the others"
 
 
 def _weights_table(manifest: SoupManifest) -> str:
     rows = [
-        [code(name), *map(tables.number, row)]
-        for name, row in zip(manifest.objective_names, manifest.weights, strict=True)
+        [code(name), *map(number, row)] for name, row in zip(manifest.objective_names, manifest.weights, strict=True)
     ]
     return table(["Share of", *(f"backbone {j}" for j in range(len(rows)))], rows)
 

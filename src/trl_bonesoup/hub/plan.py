@@ -9,9 +9,9 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Literal
 
+from trl_bonesoup.card_metadata import TAG
 from trl_bonesoup.errors import HubError
-from trl_bonesoup.hub.metadata import TAG
-from trl_bonesoup.hub.portable import Content, size_of
+from trl_bonesoup.privacy import Content
 from trl_bonesoup.soup.download import MODEL_FILES
 
 State = Literal["new", "changed", "same", "removed"]
@@ -121,7 +121,7 @@ def plan_repo(repo_id: str, files: Mapping[str, Content], remote: Remote) -> Rep
         if name in remote.files and name not in files:
             raise HubError(f"{repo_id} exists and is {what} ({name}), which this push is not. Choose another --repo.")
     changes = [
-        FileChange(path, _state(content, remote.files.get(path)), size_of(content)) for path, content in files.items()
+        FileChange(path, _state(content, remote.files.get(path)), _size(content)) for path, content in files.items()
     ]
     stale = [path for path in remote.files if path not in files and _is_of_a_model(path)]
     changes += [FileChange(path, "removed", remote.files[path].size) for path in stale]
@@ -144,10 +144,14 @@ def size_text(size: int) -> str:
     return f"{value:.1f} {unit}"
 
 
+def _size(content: Content) -> int:
+    return len(content) if isinstance(content, bytes) else content.stat().st_size
+
+
 def _state(content: Content, there: RemoteFile | None) -> State:
     if there is None:
         return "new"
-    if there.size != size_of(content):
+    if there.size != _size(content):
         return "changed"
     if there.sha256 is not None:
         return "same" if _digest(content, hashlib.sha256) == there.sha256 else "changed"

@@ -9,6 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Literal, Unpack
 
+from trl_bonesoup.card_metadata import TAG, hub_id
 from trl_bonesoup.errors import ConfigurationError, HubError
 from trl_bonesoup.front.front import Front
 from trl_bonesoup.hub.base_card import base_card
@@ -16,12 +17,11 @@ from trl_bonesoup.hub.client import MAIN, HubClient, RefusedError
 from trl_bonesoup.hub.collection import collect
 from trl_bonesoup.hub.describe import CardMetadata
 from trl_bonesoup.hub.family import PublishedBase, family_files, model_files, published_base, published_manifest
-from trl_bonesoup.hub.metadata import TAG, hub_id
 from trl_bonesoup.hub.plan import RepoPlan, plan_repo
-from trl_bonesoup.hub.portable import Content, check_private, secrets_of
 from trl_bonesoup.hub.singles import SingleSoup, single_soups
 from trl_bonesoup.manifest import FILE_NAME, Preference
 from trl_bonesoup.markdown import one_line
+from trl_bonesoup.privacy import Content, check_private, secrets_of
 from trl_bonesoup.soup.source import SoupSource, open_soup
 
 FAILURES_IN_A_ROW = 3
@@ -121,8 +121,8 @@ def push(
     if client.token is not None or not dry_run:
         client.check_user(namespace)
     base = _base(client, source, repo_id, metadata.pop("base_model", None), singles)
-    folders = [source.folder, *([base.folder] if base.folder else [])]
-    options = _Options(branch, tag, private, dry_run, secrets_of(client.token, *folders), say)
+    folders = {"the soup's folder": source.folder, **({"the base model": base.folder} if base.folder else {})}
+    options = _Options(branch, tag, private, dry_run, secrets_of(client.token, folders=folders), say)
 
     with TemporaryDirectory(prefix="bonesoup-push-") as temporary:
         stage = Path(temporary)

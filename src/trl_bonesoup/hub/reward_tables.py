@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping
 from trl_bonesoup.front.front import Front, FrontPoint
 from trl_bonesoup.front.metrics import shared_reference
 from trl_bonesoup.hub.measured import has_row, neighbours
-from trl_bonesoup.hub.tables import number, numbers, signed
-from trl_bonesoup.markdown import code, table
+from trl_bonesoup.hub.tables import numbers, signed
+from trl_bonesoup.markdown import code, number, table
 from trl_bonesoup.weights import FloatArray
 
 _METRICS = {

@@ -17,8 +17,8 @@ from trl_bonesoup.errors import ConfigurationError
 from trl_bonesoup.front.front import Front
 from trl_bonesoup.hub.describe import PICTURE, CardMetadata, describe_soup
 from trl_bonesoup.hub.family import PublishedBase, model_files, safe_name
-from trl_bonesoup.hub.portable import Content
 from trl_bonesoup.manifest import SoupManifest
+from trl_bonesoup.privacy import Content
 from trl_bonesoup.soup.export import merge
 from trl_bonesoup.soup.record import FILE_NAME as RECORD
 from trl_bonesoup.soup.source import SoupSource

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from trl_bonesoup.card_metadata import YOUR_BASE_MODEL, card_data
 from trl_bonesoup.errors import ConfigurationError
 from trl_bonesoup.front.front import Front, FrontPoint
 from trl_bonesoup.hub import examples, tables
@@ -21,7 +22,7 @@ from trl_bonesoup.hub.measured import (
     how_measured,
     measured_point,
 )
-from trl_bonesoup.hub.metadata import YOUR_BASE_MODEL, BaseModelName, base_model_name, card_data, eval_results
+from trl_bonesoup.hub.metadata import BaseModelName, base_model_name, eval_results
 from trl_bonesoup.hub.reward_tables import reward_table
 from trl_bonesoup.manifest import Preference, SoupManifest
 from trl_bonesoup.markdown import code
@@ -105,7 +106,7 @@ def soup_card(
     base = base_model_name(manifest, base_model, folder)
     title = name or f"Bone Soup of {base.shown}"
     data = card_data(
-        base,
+        base.hub_id,
         relation="adapter" if kind == "adapter" else "merge",
         library_name="peft" if kind == "adapter" else "transformers",
         tags=TAGS,

@@ -7,13 +7,12 @@ from collections.abc import Sequence
 import numpy as np
 
 from trl_bonesoup.manifest import SoupManifest
-from trl_bonesoup.markdown import code, is_local_path, last_folder, table
+from trl_bonesoup.markdown import code, is_local_path, last_folder, number, table
 from trl_bonesoup.weights import FloatArray
 
 __all__ = [
     "coefficient_table",
     "mixture",
-    "number",
     "numbers",
     "objective_table",
     "preference_table",
@@ -24,11 +23,6 @@ __all__ = [
     "training_table",
     "versions",
 ]
-
-
-def number(value: float) -> str:
-    """Return a number in four digits."""
-    return f"{float(value) + 0.0:.4g}"
 
 
 def numbers(values: FloatArray) -> str:

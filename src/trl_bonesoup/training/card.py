@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from trl_bonesoup.card_metadata import YOUR_BASE_MODEL, card_data, hub_id, is_license
 from trl_bonesoup.errors import ConfigurationError
 from trl_bonesoup.manifest import ScoreStatistics
-from trl_bonesoup.markdown import code, fenced, is_local_path, last_folder, one_line, table
+from trl_bonesoup.markdown import code, fenced, last_folder, number, one_line, table
 from trl_bonesoup.training.record import BackboneRecord
 
 if TYPE_CHECKING:
     from huggingface_hub import ModelCard
 
-TAGS = ("bone-soup", "trl", "ppo", "rlhf", "multi-objective")
+TAGS = ("trl", "ppo", "rlhf", "multi-objective")
 THIS_MODEL = "path/to/this/folder"
-BASE_MODEL = "path/to/the/base/model"
 
-_LICENSE = re.compile(r"[a-z0-9][a-z0-9.+-]*")
-
-__all__ = ["backbone_card", "base_license", "is_on_hub"]
+__all__ = ["backbone_card", "base_license"]
 
 
 def backbone_card(
@@ -49,31 +46,28 @@ def backbone_card(
         language: ISO 639 codes of the languages that it speaks.
         datasets: Hub ids of the data sets whose prompts were trained on.
         base_model: Hub id of the base model, for a record that names a local copy of it.
-        tags: beside `TAGS`.
+        tags: beside those that every backbone has.
 
     Raises:
-        ConfigurationError: for a license, a data set or a base model that the Hub would not know.
+        ConfigurationError: for a license, a language, a data set or a base model that the Hub would not know.
     """
-    from huggingface_hub import ModelCard, ModelCardData
+    from huggingface_hub import ModelCard
 
-    sets = [datasets] if isinstance(datasets, str) else list(datasets or ())
-    for entry in [*sets, *([base_model] if base_model else [])]:
-        if not is_on_hub(entry):
-            raise ConfigurationError(f"A card names models and data sets by their ids on the Hub; got {entry!r}.")
-    if license is not None and not _LICENSE.fullmatch(license):
-        raise ConfigurationError(f"license must be as the Hub names it, such as apache-2.0 or mit; got {license!r}.")
-    hub_base = base_model or (None if record.is_local or not is_on_hub(record.base_model) else record.base_model)
+    if base_model and hub_id(base_model) is None:
+        raise ConfigurationError(
+            f"A card names the base model by its id on the Hub, such as org/name; got {base_model!r}."
+        )
+    hub_base = base_model or (None if record.is_local else hub_id(record.base_model))
     shown = code(hub_base or last_folder(record.base_model))
     adapter = record.kind == "adapter"
-    data = ModelCardData(
-        license=license,
-        language=[language] if isinstance(language, str) else list(language or ()) or None,
-        base_model=hub_base,
-        base_model_relation=("adapter" if adapter else "finetune") if hub_base else None,
-        datasets=sets or None,
+    data = card_data(
+        hub_base,
+        relation="adapter" if adapter else "finetune",
         library_name="peft" if adapter else "transformers",
-        pipeline_tag="text-generation",
-        tags=list(dict.fromkeys([*TAGS, *map(one_line, tags)])),
+        tags=[*TAGS, *map(one_line, tags)],
+        license=license,
+        language=language,
+        datasets=datasets,
     )
     measured = record.training_rewards()
     return ModelCard.from_template(
@@ -84,7 +78,7 @@ def backbone_card(
         base_source=shown
         + ("" if hub_base else ", a local folder where this was trained")
         + (f", revision {code(record.revision)}" if record.revision else ""),
-        mixture=" + ".join(f"{_number(o.share)} {code(o.name)}" for o in record.objectives if o.share),
+        mixture=" + ".join(f"{number(o.share)} {code(o.name)}" for o in record.objectives if o.share),
         many=len(record.objectives) > 1,
         column=record.column,
         objective_table=_objective_table(record),
@@ -98,19 +92,6 @@ def backbone_card(
         settings_table=_settings_table(record),
         versions=", ".join(f"{code(package)} {code(version)}" for package, version in record.versions.items()),
     )
-
-
-def is_on_hub(name: str) -> bool:
-    """Return whether `name` has the form of an id on the Hub."""
-    from huggingface_hub.utils import HFValidationError, validate_repo_id
-
-    if not name or is_local_path(name):
-        return False
-    try:
-        validate_repo_id(name)
-    except HFValidationError:
-        return False
-    return True
 
 
 def base_license(base_model: str, token: str | None = None) -> str | None:
@@ -130,23 +111,23 @@ def base_license(base_model: str, token: str | None = None) -> str | None:
         stated = ModelCard.load(file if file.is_file() else base_model, token=token).data.get("license")
     except (OSError, ValueError, HTTPError):
         return None
-    return stated if isinstance(stated, str) and _LICENSE.fullmatch(stated) else None
+    return stated if isinstance(stated, str) and is_license(stated) else None
 
 
 def _objective_table(record: BackboneRecord) -> str:
-    rows = [[code(o.name), _number(o.share), code(o.reward), _scaling(o.scale)] for o in record.objectives]
+    rows = [[code(o.name), number(o.share), code(o.reward), _scaling(o.scale)] for o in record.objectives]
     return table(["Objective", "Share", "Reward function", "Normalised score"], rows)
 
 
 def _scaling(scale: ScoreStatistics | None) -> str:
-    return "the score itself" if scale is None else f"(score - {_number(scale.mean)}) / {_number(scale.std)}"
+    return "the score itself" if scale is None else f"(score - {number(scale.mean)}) / {number(scale.std)}"
 
 
 def _reward_table(record: BackboneRecord, measured: Sequence[tuple[int, dict[str, float]]]) -> str | None:
     if not measured:
         return None
     rows = [
-        [code(o.name), *(_number(means[o.name]) if o.name in means else "not scored" for _, means in measured)]
+        [code(o.name), *(number(means[o.name]) if o.name in means else "not scored" for _, means in measured)]
         for o in record.objectives
     ]
     return table(["Objective", *(f"Step {step}" for step, _ in measured)], rows)
@@ -176,11 +157,7 @@ def _load_example(where: str, adapter: bool, hub_base: str | None) -> str:
             "from peft import PeftModel",
             "from transformers import AutoModelForCausalLM, AutoTokenizer",
             "",
-            f'base = AutoModelForCausalLM.from_pretrained("{BASE_MODEL}")',
+            f'base = AutoModelForCausalLM.from_pretrained("{YOUR_BASE_MODEL}")',
             f'model = PeftModel.from_pretrained(base, "{where}")',
         ]
     return fenced("\n".join([*lines, f'tokenizer = AutoTokenizer.from_pretrained("{where}")']), "python")
-
-
-def _number(value: float) -> str:
-    return f"{float(value) + 0.0:.4g}"

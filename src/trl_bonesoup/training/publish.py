@@ -14,11 +14,12 @@ from transformers.trainer_utils import HubStrategy, SaveStrategy
 from transformers.utils.hub import PushInProgress, hf_api
 from trl import GRPOTrainer
 
+from trl_bonesoup.card_metadata import hub_id
 from trl_bonesoup.errors import BoneSoupError, ConfigurationError, HubError
 from trl_bonesoup.manifest import ScoreStatistics
 from trl_bonesoup.privacy import check_private, secrets_of, tokens_left_out
 from trl_bonesoup.training.backbone import is_sharded
-from trl_bonesoup.training.card import backbone_card, base_license, is_on_hub
+from trl_bonesoup.training.card import backbone_card, base_license
 from trl_bonesoup.training.config import MultiRewardPPOConfig
 from trl_bonesoup.training.record import BackboneRecord
 from trl_bonesoup.training.scoring import Scoring
@@ -235,7 +236,7 @@ class Publishing(GRPOTrainer):
     def _base_on_hub(self) -> tuple[str | None, str | None]:
         """Return id and revision of the base model, None for one that is only on this machine."""
         name = self._base_name()
-        if not is_on_hub(name) or Path(name).is_dir():
+        if hub_id(name) is None or Path(name).is_dir():
             return None, None
         return name, self._current_record().revision
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from trl_bonesoup.errors import HubError
-from trl_bonesoup.privacy import portable_config
+from trl_bonesoup.privacy import json_bytes, model_file
 
 _WEIGHTS = re.compile(r"(adapter_model|model)(-\d+-of-\d+)?\.safetensors")
 _MODEL = re.compile(
@@ -35,10 +35,11 @@ def add_model(stage: Path, saved: Path, processing_class: Any, base: tuple[str |
         stage: the folder that is uploaded.
         saved: the output folder of a trainer, or a checkpoint.
         processing_class: the tokenizer or processor; None leaves it out.
-        base: see `portable_config`.
+        base: see `privacy.portable_config`.
 
     Raises:
         HubError: if no weights in safetensors were saved there.
+        SoupError: for a configuration that is not a JSON object.
     """
     stage.mkdir(parents=True, exist_ok=True)
     found = [file for file in sorted(saved.iterdir()) if file.is_file() and _MODEL.fullmatch(file.name)]
@@ -52,23 +53,23 @@ def add_model(stage: Path, saved: Path, processing_class: Any, base: tuple[str |
     if processing_class is not None:
         processing_class.save_pretrained(stage)
     for file in stage.glob("*config.json"):
-        content = json.loads(file.read_text(encoding="utf-8"))
-        if (portable := portable_config(file.name, content, base)) != content:
-            _write(file, portable)
+        content = model_file(file, base)
+        if isinstance(content, bytes):
+            _write(file, content)
 
 
 def add_checkpoint(stage: Path, checkpoint: Path, base: tuple[str | None, str | None]) -> None:
     """Put into `stage` what is needed to resume from a checkpoint, so without training_args.bin, which nothing reads.
 
     Raises:
-        HubError: as in `add_model`.
+        HubError, SoupError: as in `add_model`.
     """
     add_model(stage, checkpoint, None, base)
     for file in sorted(checkpoint.iterdir()):
         if file.is_file() and _RESUME.fullmatch(file.name):
             _link(file, stage / file.name)
     state = json.loads((checkpoint / _TRAINER_STATE).read_text(encoding="utf-8"))
-    _write(stage / _TRAINER_STATE, {**state, "best_model_checkpoint": None})
+    _write(stage / _TRAINER_STATE, json_bytes({**state, "best_model_checkpoint": None}))
 
 
 def _link(source: Path, target: Path) -> None:
@@ -79,8 +80,8 @@ def _link(source: Path, target: Path) -> None:
         shutil.copyfile(source, target)
 
 
-def _write(target: Path, content: Any) -> None:
+def _write(target: Path, content: bytes) -> None:
     """Replace a file, which may be a link to one that must stay as it is."""
     beside = target.with_name(f".{target.name}")
-    beside.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    beside.write_bytes(content)
     beside.replace(target)
