@@ -45,7 +45,11 @@ def test_what_is_in_the_repository_of_a_family(hub: LoopbackHub, run_folder: Pat
         == [
             ".gitattributes",
             "README.md",
-            *(f"backbones/{b}/{f}" for b in ("b0", "b1") for f in ("adapter_config.json", "adapter_model.safetensors")),
+            *(
+                f"backbones/{b}/{f}"
+                for b in ("b0", "b1")
+                for f in ("README.md", "adapter_config.json", "adapter_model.safetensors")
+            ),
             *(f"base/{f}" for f in ("config.json", "generation_config.json", "model.safetensors")),
             *(f"base/{f}" for f in ("tokenizer.json", "tokenizer_config.json")),
             "front.json",
@@ -70,6 +74,20 @@ def test_what_is_in_the_repository_of_a_family(hub: LoopbackHub, run_folder: Pat
     assert files[weights] == (run_folder / "b1" / "adapter_model.safetensors").read_bytes()
     assert (done.state, done.commit) == ("pushed", hub.repos["org/soup"].at("main").oid)
     assert len(hub.commits("org/soup")) == 2, "the Hub's own first commit, and one of ours"
+
+
+def test_each_backbone_has_a_card_of_its_own(hub: LoopbackHub, without_front: Path):
+    (without_front / "logs").mkdir()
+    log = [{"step": 3, "rewards/good/mean": 0.25, "rewards/brief/mean": -1.5}]
+    (without_front / "logs" / "b1.json").write_text(json.dumps({"steps": 3, "log": log}))
+    push(without_front, "org/soup", license="mit")
+    first, second = (hub.files("org/soup")[f"backbones/b{j}/README.md"].decode() for j in range(2))
+    assert "reward mixture 0.75 `good` + 0.25 `brief`: backbone 0 of the 2" in first
+    assert "reward mixture 0.25 `good` + 0.75 `brief`: backbone 1 of the 2" in second
+    assert "None were recorded." in first and "| `good` | 0.25 |" in second and "| `brief` | -1.5 |" in second
+    assert "\nlicense: mit\n" in first and "\nbase_model:" not in first
+    push(without_front, "org/soup", preferences=PREFERENCES[:1])
+    assert "\nbase_model: org/soup-base\n" in hub.files("org/soup")["backbones/b0/README.md"].decode()
 
 
 def test_nothing_private_leaves_the_machine(hub: LoopbackHub, run_folder: Path, monkeypatch):
@@ -119,10 +137,11 @@ def test_only_what_changed_is_sent(hub: LoopbackHub, without_front: Path):
 def test_models_of_an_earlier_push_go_and_other_files_stay(hub: LoopbackHub, without_front: Path):
     push(without_front, "org/soup")
     old = "backbones/old/adapter_model.safetensors"
-    hub.put("org/soup", {old: b"\0old", "notes.md": b"mine", "backbones/notes.md": b"mine"})
+    card = "backbones/old/README.md"
+    hub.put("org/soup", {old: b"\0old", card: b"old", "notes.md": b"mine", "backbones/notes.md": b"mine"})
     push(without_front, "org/soup")
     files = hub.files("org/soup")
-    assert old not in files and files["notes.md"] == files["backbones/notes.md"] == b"mine"
+    assert old not in files and card not in files and files["notes.md"] == files["backbones/notes.md"] == b"mine"
 
 
 def test_a_repository_of_something_else_is_left_alone(hub: LoopbackHub, without_front: Path):

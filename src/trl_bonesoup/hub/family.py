@@ -1,4 +1,4 @@
-"""What the repository of a family holds: soup.json, backbones, a local base model, the front with its card."""
+"""What the repository of a family holds: soup.json, backbones, a local base model, the front; and the cards."""
 
 from __future__ import annotations
 
@@ -20,6 +20,8 @@ from trl_bonesoup.markdown import last_folder
 from trl_bonesoup.privacy import Content, model_file
 from trl_bonesoup.soup.download import MODEL_FILES
 from trl_bonesoup.soup.source import SoupSource
+from trl_bonesoup.training.card import backbone_card
+from trl_bonesoup.training.record import BackboneRecord
 
 _OF_FULL_MODELS = ("config.json", "generation_config.json", "model*")
 _OF_ADAPTERS = ("adapter_*",)
@@ -109,17 +111,18 @@ def family_files(
         source: the soup on this machine.
         manifest: from `published_manifest`.
         base: from `published_base`.
-        stage: an empty folder for what is made here: soup.json, the front with its pictures, the card.
+        stage: an empty folder for what is made here: soup.json, the front with its pictures, the family's card.
         front: measurements of the soups.
         repo_id: of the family.
-        **metadata: for the card.
+        **metadata: for the cards.
     """
     files: dict[str, Content] = {}
-    for backbone, published, folder in zip(
-        source.manifest.backbones, manifest.backbones, source.backbones(), strict=True
+    for j, (backbone, published, folder) in enumerate(
+        zip(source.manifest.backbones, manifest.backbones, source.backbones(), strict=True)
     ):
         if published.path != backbone.path or _is_here(source, backbone.path):
-            files |= _in_folder(published.path, model_files(folder, backbone.kind, base))
+            card = _backbone_card(source, manifest, j, base, **metadata)
+            files |= _in_folder(published.path, {**model_files(folder, backbone.kind, base), "README.md": card})
     if base.folder is not None and not base.own_repo:
         files |= _in_folder(BASE, model_files(base.folder, "full", base))
         (stage / BASE).mkdir()  # by which the card knows that this is a folder and no Hub id
@@ -160,6 +163,20 @@ def safe_name(text: str) -> str:
     """
     name = re.sub(r"[^A-Za-z0-9_.-]+", "-", text)
     return re.sub(r"-{2,}|\.{2,}", "-", name).strip("-._") or "x"
+
+
+def _backbone_card(
+    source: SoupSource, manifest: SoupManifest, j: int, base: PublishedBase, **metadata: Unpack[CardMetadata]
+) -> bytes:
+    from trl_bonesoup.front.plots.training import read_training_logs
+
+    log = source.folder / "logs" / f"{source.manifest.backbones[j].path}.json"
+    (entries,) = read_training_logs(log).values() if log.is_file() else [[]]
+    is_local = base.folder is not None and not base.own_repo
+    record = BackboneRecord.from_manifest(manifest, j, is_local=is_local, log=entries)
+    if is_local:  # the card says what it was called where this was trained
+        record = replace(record, base_model=source.manifest.base_model.id)
+    return str(backbone_card(record, name=last_folder(manifest.backbones[j].path), **metadata)).encode()
 
 
 def _is_here(source: SoupSource, path: str) -> bool:

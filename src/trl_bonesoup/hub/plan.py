@@ -174,5 +174,6 @@ def _digest(content: Content, algorithm: Callable[[], hashlib._Hash]) -> str:
 
 def _is_of_a_model(path: str) -> bool:
     folder, _, name = path.rpartition("/")
-    ours = folder in ("", BASE) or Path(folder).parent == Path(BACKBONES)
-    return ours and any(fnmatchcase(name, pattern) for pattern in MODEL_FILES)
+    is_backbone = Path(folder).parent == Path(BACKBONES)
+    patterns = (*MODEL_FILES, "README.md") if is_backbone else MODEL_FILES
+    return (is_backbone or folder in ("", BASE)) and any(fnmatchcase(name, pattern) for pattern in patterns)

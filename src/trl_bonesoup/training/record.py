@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from trl_bonesoup.manifest import ScoreStatistics, SoupManifest
 from trl_bonesoup.rewards.spec import reward_spec
-from trl_bonesoup.training.config import MultiRewardPPOConfig
-from trl_bonesoup.training.request import adapter_settings, trainer_settings
-from trl_bonesoup.training.run import library_versions
 from trl_bonesoup.weights import FloatArray
+
+if TYPE_CHECKING:
+    from trl_bonesoup.training.config import MultiRewardPPOConfig
 
 __all__ = ["BackboneRecord", "TrainedObjective", "described"]
 
@@ -126,6 +126,9 @@ def described(
         place: (j, N) for column j of a matrix, None for a column of its own.
         args, value_model, peft_config: as for the trainer.
     """
+    from trl_bonesoup.training.request import adapter_settings, trainer_settings
+    from trl_bonesoup.training.run import library_versions
+
     adapter = {} if peft_config is None else adapter_settings(peft_config)
     return BackboneRecord(
         base_model="",
