@@ -5,11 +5,14 @@ import hashlib
 import os
 import signal
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from tqdm import tqdm
 
 _OPERATIONS = ("open", "os.rename", "os.mkdir", "os.rmdir", "os.remove", "os.truncate", "shutil.rmtree")
 
@@ -35,9 +38,16 @@ def start(action: Action, before: Callable[[], None] = lambda: None) -> int:
         os.dup2(silence, 1)
         if not os.environ.get("STRESS_LOUD"):
             os.dup2(silence, 2)
+        _own_locks()
         before()
         status = _status(action)
     os._exit(status)
+
+
+def _own_locks() -> None:
+    """Give the progress bars here locks of their own: that of all children stays locked when one is killed with it."""
+    for bar in (tqdm, *tqdm.__subclasses__()):
+        bar.set_lock(threading.RLock())
 
 
 def _status(action: Action) -> int:

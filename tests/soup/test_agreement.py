@@ -75,7 +75,8 @@ class TestTheSameBackboneTwice:
         shutil.copytree(run / "backbone0", run / "backbone1")
         refused(run, "Backbones 0 and 1, .*backbone0 and .*backbone1, hold the same weights")
 
-    def test_a_difference_in_the_last_value_is_one(self, run) -> None:
+    def test_a_difference_where_nobody_looked_first_is_one(self, run, monkeypatch) -> None:
+        monkeypatch.setattr("trl_bonesoup.soup.agreement._LOOK", 1)
         shutil.rmtree(run / "backbone1")
         shutil.copytree(run / "backbone0", run / "backbone1")
         (file,) = (run / "backbone1").glob("*.safetensors")

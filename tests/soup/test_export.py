@@ -24,7 +24,7 @@ from tiny_soups import (
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from trl_bonesoup import BoneSoup, SoupManifest
-from trl_bonesoup.errors import ConfigurationError, SoupError
+from trl_bonesoup.errors import ConfigurationError, HubError, SoupError
 from trl_bonesoup.soup.export import merge, save_soup
 from trl_bonesoup.soup.recipe import mergekit_yaml
 from trl_bonesoup.soup.rounding import RoundingWarning
@@ -239,7 +239,7 @@ class TestFullBackbones:
             (folder / name).symlink_to(two_full / name)
         write_manifest(folder, ["backbone0", "backbone1"], kind="full", base="org/out-of-reach")
         assert merge(folder, tmp_path / "out", [1.0, 0.0]).rounding_loss is None
-        with pytest.raises(SoupError, match="org/out-of-reach"):
+        with pytest.raises(HubError, match="org/out-of-reach"):
             merge(folder, tmp_path / "more", [1.0, 0.0], extrapolation=0.5)
 
 
