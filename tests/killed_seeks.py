@@ -52,14 +52,22 @@ class Seeks:
         self.context = multiprocessing.get_context("forkserver")
         self.context.set_forkserver_preload(["trl_bonesoup.training.trainer", "killed_seeks"])
 
-    def run(self, folder: Path, kill_after: float | None = None) -> tuple[int, float]:
-        """Run to the end, or kill -9 after some seconds; return the exit code and the seconds it ran."""
+    def run(self, folder: Path, kill_after: float | None = None, kill_at: str | None = None) -> tuple[int, float]:
+        """Run to the end, or kill -9; return the exit code and the seconds it ran.
+
+        Args:
+            folder: of the run.
+            kill_after: seconds.
+            kill_at: a pattern; as soon as something in the folder has such a name.
+        """
         begun = self.context.Event()
         process = self.context.Process(target=_child, args=(self.base, folder, begun))
         process.start()
         assert begun.wait(120)
         start = time.monotonic()
-        process.join(kill_after)
+        while kill_at is not None and process.exitcode is None and not any(folder.glob(kill_at)):
+            time.sleep(0.001)
+        process.join(0.0 if kill_at is not None else kill_after)
         if process.exitcode is None:
             assert process.pid is not None
             os.kill(process.pid, signal.SIGKILL)
