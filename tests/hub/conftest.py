@@ -9,15 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from private_strings import E_MAIL, PAST_TOKEN, PERSON
 from small_models import write_soup
 
 from trl_bonesoup import SoupManifest
 from trl_bonesoup.front.front import Front
 from trl_bonesoup.weights import simplex_grid
-
-PERSON = "annabel7"
-E_MAIL = "annabel7@mail.example"
-PAST_TOKEN = "hf_thePastTokenOfAnnabel"
 
 
 @pytest.fixture(scope="session")

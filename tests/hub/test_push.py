@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import E_MAIL, PAST_TOKEN, PERSON
 from loopback_hub import LoopbackHub
+from private_strings import E_MAIL, PAST_TOKEN, PERSON
 from small_models import make_tokenizer
 
 from trl_bonesoup import BoneSoup, SoupManifest
