@@ -19,12 +19,14 @@ _OPERATIONS = ("open", "os.rename", "os.mkdir", "os.rmdir", "os.remove", "os.tru
 EVERYWHERE = os.environ.get("KILL_EVERYWHERE") == "1"
 """Whether tests kill before every operation, as `make stress` has it, or before a few."""
 
+_PATIENCE = 300.0
+
 Action = Callable[[], Any]
 
 
 def forked(action: Action, before: Callable[[], None] = lambda: None) -> int:
     """Run an action in a child of this process; return its exit status, negative for a signal."""
-    return os.waitstatus_to_exitcode(os.waitpid(start(action, before), 0)[1])
+    return _ended(start(action, before))
 
 
 def start(action: Action, before: Callable[[], None] = lambda: None) -> int:
@@ -48,6 +50,19 @@ def _own_locks() -> None:
     """Give the progress bars here locks of their own: that of all children stays locked when one is killed with it."""
     for bar in (tqdm, *tqdm.__subclasses__()):
         bar.set_lock(threading.RLock())
+
+
+def _ended(process: int) -> int:
+    """Wait for a child and return its exit status; one that hangs is killed, and fails the test."""
+    deadline = time.monotonic() + _PATIENCE
+    while time.monotonic() < deadline:
+        ended, status = os.waitpid(process, os.WNOHANG)
+        if ended:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(0.002)
+    os.kill(process, signal.SIGKILL)
+    os.waitpid(process, 0)
+    raise AssertionError(f"A child did not end within {_PATIENCE:.0f} s.")
 
 
 def _status(action: Action) -> int:
@@ -101,7 +116,7 @@ def killed_after(action: Action, seconds: float, signal_number: int) -> int:
     process = start(action)
     time.sleep(seconds)
     os.kill(process, signal_number)  # not waited for yet, so that the id is still its own
-    return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+    return _ended(process)
 
 
 def contents(folder: Path) -> dict[str, str]:
