@@ -206,7 +206,7 @@ def test_a_checkpoint_that_cannot_be_uploaded_does_not_end_the_training(
 
 @pytest.mark.parametrize(
     ("token", "repo_id", "advice"),
-    [("hf_wrong", "org/x", "hf auth login"), (None, "others/x", "hub_model_id")],
+    [("hf_wrong", "org/x", "hf auth login.*hub_token"), (None, "others/x", "403.*another hub_model_id")],
 )
 def test_a_repository_that_cannot_be_opened_is_said_before_training(
     token: str | None, repo_id: str, advice: str, hub: LoopbackHub, base: str, settings: Any

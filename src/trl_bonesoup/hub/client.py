@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from trl_bonesoup.errors import HubError
 from trl_bonesoup.hub.plan import Remote, RemoteFile, RepoPlan
+from trl_bonesoup.hub_failures import cause_of, explained, is_ours, status_of
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -147,12 +148,11 @@ class HubClient:
         except OfflineModeIsEnabled as error:
             raise RefusedError(f"{doing} needs the Hub, but HF_HUB_OFFLINE is set. Unset it and push again.") from error
         except (HTTPError, OSError, RuntimeError, ValueError) as error:
-            cause = _cause(error)
-            status = getattr(getattr(cause, "response", None), "status_code", None)
-            if status is None and (isinstance(cause, ValueError) or getattr(cause, "filename", None)):
-                raise RefusedError(f"{doing} failed: {_first_line(cause)}") from cause  # our input, a file of ours
-            kind = HubError if status is None or status in _PASSING else RefusedError
-            raise kind(f"{doing} failed: {self._explained(cause, status)}") from cause
+            cause = cause_of(error)
+            status = status_of(cause)
+            passes = status in _PASSING if status is not None else not is_ours(cause)
+            why = explained(cause, self.api.endpoint, token="HF_TOKEN", place="--repo", again=_AGAIN)
+            raise (HubError if passes else RefusedError)(f"{doing} failed: {why}") from cause
 
     def _look(self, repo_id: str, branch: str) -> Remote:
         from huggingface_hub import RepoFile
@@ -171,40 +171,6 @@ class HubClient:
             if isinstance(file, RepoFile)
         }
         return Remote(True, bool(info.private), info.sha, files, tuple(info.tags or ()), has_branch)
-
-    def _explained(self, error: BaseException, status: int | None) -> str:
-        said = getattr(error, "server_message", None) or _first_line(error)
-        if status == 401:
-            return (
-                "the Hub does not accept your token (401). It may have been revoked: log in again with `hf auth "
-                "login`, or check HF_TOKEN, which goes before it."
-            )
-        if status == 403:
-            return (
-                f"your token may not do that (403: {said}). Use one that may write there, from "
-                f"{self.api.endpoint}/settings/tokens, or choose another --repo."
-            )
-        if status == 429:
-            return f"the Hub allows no more requests for now (429: {said}). Wait some minutes. {_AGAIN}"
-        if status == 412:
-            return f"somebody else committed meanwhile. {_AGAIN}"
-        if status is None:
-            return f"the connection to {self.api.endpoint} broke off or was not made ({said}). {_AGAIN}"
-        if status >= 500:
-            return f"the Hub has a problem of its own ({status}: {said}). {_AGAIN}"
-        return f"the Hub answered {status}: {said}"
-
-
-def _cause(error: BaseException) -> BaseException:
-    """Return what went wrong with a request; uploads of the client wrap it."""
-    while type(error) is RuntimeError and error.__cause__ is not None:
-        error = error.__cause__
-    return error
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
 
 
 def _wait_before_next(error: HubError, attempt: int) -> float:

@@ -12,6 +12,7 @@ from pathlib import Path
 from types import ModuleType
 
 from trl_bonesoup.errors import HubError, SoupError
+from trl_bonesoup.hub_failures import first_line, status_of
 from trl_bonesoup.strict_json import shown
 
 MODEL_FILES = (
@@ -138,7 +139,7 @@ def _what_to_do(error: Exception, repo: str, revision: str | None, begun: bool) 
     from huggingface_hub import errors
 
     endpoint, cache = _constants().ENDPOINT, _constants().HF_HUB_CACHE
-    status = getattr(getattr(error, "response", None), "status_code", None)
+    status = status_of(error)
     if isinstance(error, errors.HFValidationError):
         return f"it is no name of a repository. Give a folder or a Hub id like org/name. ({error})"
     if isinstance(error, errors.GatedRepoError):
@@ -158,7 +159,7 @@ def _what_to_do(error: Exception, repo: str, revision: str | None, begun: bool) 
         return _not_cached(error, begun, cache)
     return (
         f"the download broke off. Files that were complete are kept, so load it again to fetch the rest. "
-        f"({shown(_first_line(error))})"
+        f"({shown(first_line(error))})"
     )
 
 
@@ -170,8 +171,8 @@ def _not_cached(error: Exception, begun: bool, cache: str) -> str:
     cause = error.__cause__
     if isinstance(cause, errors.OfflineModeIsEnabled):
         return f"HF_HUB_OFFLINE is set, and {partly} in the cache {cache}. Load it once with HF_HUB_OFFLINE=0."
-    status = getattr(getattr(cause, "response", None), "status_code", None)
-    why = f"the Hub answered {status}" if status else f"the Hub could not be reached ({shown(_first_line(cause))})"
+    status = status_of(cause)
+    why = f"the Hub answered {status}" if status else f"the Hub could not be reached ({shown(first_line(cause))})"
     return (
         f"{why}, and {partly} in the cache {cache}. Check the connection and try again later; what is complete is kept."
     )
@@ -183,11 +184,6 @@ def _is_full(error: BaseException | None) -> bool:
             return True
         error = error.__cause__
     return False
-
-
-def _first_line(error: BaseException | None) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
 
 
 def _constants() -> ModuleType:

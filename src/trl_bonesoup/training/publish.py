@@ -16,6 +16,7 @@ from trl import GRPOTrainer
 
 from trl_bonesoup.card_metadata import hub_id
 from trl_bonesoup.errors import BoneSoupError, ConfigurationError, HubError
+from trl_bonesoup.hub_failures import cause_of, explained
 from trl_bonesoup.manifest import ScoreStatistics
 from trl_bonesoup.privacy import check_private, secrets_of, tokens_left_out
 from trl_bonesoup.training.backbone import is_sharded
@@ -274,13 +275,10 @@ def check_publishing(args: MultiRewardPPOConfig) -> None:
 
 
 def _explained(error: Exception) -> str:
-    """Return what went wrong and what helps against it."""
-    from huggingface_hub.errors import LocalTokenNotFoundError
-
-    status = getattr(getattr(error, "response", None), "status_code", None)
-    advice = "Check the connection and status.huggingface.co."
-    if isinstance(error, LocalTokenNotFoundError) or status == 401:
-        advice = "Log in with `hf auth login`, or give hub_token a token that may write."
-    elif status in (403, 404):
-        advice = "Choose a hub_model_id and a hub_revision that exist and to which your token may write."
-    return f"{type(error).__name__}: {' '.join(str(error).split()).rstrip('.')}. {advice}"
+    return explained(
+        cause_of(error),
+        hf_api().endpoint,
+        token="hub_token or HF_TOKEN",
+        place="hub_model_id or hub_revision",
+        again="Check the connection and status.huggingface.co.",
+    )
