@@ -6,19 +6,9 @@ import hashlib
 from pathlib import Path
 
 from trl_bonesoup.soup.source import ModelRef
+from trl_bonesoup.soup.tokenizers import TOKENIZER_FILES
 
-_FILES = (
-    "*.safetensors",
-    "config.json",
-    "adapter_config.json",
-    "generation_config.json",
-    "tokenizer*",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.*",
-    "merges.txt",
-    "chat_template.*",
-)
+_FILES = ("*.safetensors", "config.json", "adapter_config.json", "generation_config.json", *TOKENIZER_FILES)
 """What the answers of a model depend on."""
 
 __all__ = ["fingerprint"]

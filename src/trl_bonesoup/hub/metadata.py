@@ -7,14 +7,12 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from trl_bonesoup.card_metadata import YOUR_BASE_MODEL, hub_id
 from trl_bonesoup.front.front import FrontPoint
+from trl_bonesoup.hub.plan import BASE
 from trl_bonesoup.manifest import SoupManifest
 from trl_bonesoup.markdown import code, is_local_path, last_folder, one_line
 
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult
-
-PUBLISHED_BASE = "base"
-"""Folder of a family's repository in which a push puts a base model that is on no Hub."""
 
 __all__ = ["BaseModelName", "base_model_name", "eval_results"]
 
@@ -62,7 +60,7 @@ def base_model_name(manifest: SoupManifest, base_model: str | None, folder: str 
 
 
 def _is_beside(name: str, folder: str | Path | None) -> bool:
-    return name == PUBLISHED_BASE or (folder is not None and (Path(folder) / name).exists())
+    return name == BASE or (folder is not None and (Path(folder) / name).exists())
 
 
 def eval_results(manifest: SoupManifest, point: FrontPoint) -> list[EvalResult]:

@@ -17,7 +17,7 @@ from trl_bonesoup.soup.download import MODEL_FILES
 State = Literal["new", "changed", "same", "removed"]
 
 BACKBONES, BASE = "backbones", "base"
-"""Folders of a family's repository."""
+"""Folders of a family's repository; the second for a base model that is on no Hub."""
 
 _NOT_CONTENT = (".gitattributes", ".gitignore", "README.md", "LICENSE*")
 """Files of a repository that somebody made on the Hub to push into it."""

@@ -24,6 +24,7 @@ from trl_bonesoup.soup.recipe import mergekit_yaml
 from trl_bonesoup.soup.record import SavedSoup
 from trl_bonesoup.soup.rounding import warn_about_rounding
 from trl_bonesoup.soup.source import ModelRef, SoupSource, open_soup
+from trl_bonesoup.soup.tokenizers import TOKENIZER_FILES
 from trl_bonesoup.weights import FloatArray
 
 if TYPE_CHECKING:
@@ -31,14 +32,6 @@ if TYPE_CHECKING:
 
     from trl_bonesoup.soup.ingredients import Ingredients
 
-_TOKENIZER_FILES = (
-    "tokenizer*",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.*",
-    "merges.txt",
-    "chat_template.*",
-)
 _CONFIG_FILES = ("config.json", "generation_config.json", "processor_config.json", "preprocessor_config.json")
 
 __all__ = ["Export", "merge", "mergekit_yaml", "save_soup"]
@@ -231,7 +224,7 @@ def save_state(model: Any, state: dict[str, torch.Tensor], folder: Path, max_sha
 
 def copy_companions(backbone: Path, folder: Path, *, with_config: bool) -> None:
     """Copy the tokenizer and chat template, and for a full checkpoint the configs, of a backbone."""
-    for pattern in (*_TOKENIZER_FILES, *(_CONFIG_FILES if with_config else ())):
+    for pattern in (*TOKENIZER_FILES, *(_CONFIG_FILES if with_config else ())):
         for file in backbone.glob(pattern):
             if file.is_file():
                 shutil.copyfile(file, folder / file.name)

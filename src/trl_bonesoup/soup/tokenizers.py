@@ -10,6 +10,16 @@ from typing import Any
 
 from trl_bonesoup.errors import SoupError
 
+TOKENIZER_FILES = (
+    "tokenizer*",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.*",
+    "merges.txt",
+    "chat_template.*",
+)
+"""What belongs to a tokenizer in the folder of a model, of any kind."""
+
 _FAST = "tokenizer.json"
 _SLOW = ("tokenizer.model", "vocab.json", "vocab.txt", "merges.txt")
 _HOW_TO_LOAD = ("version", "truncation", "padding")
@@ -20,7 +30,7 @@ _OTHER_TOKENIZERS = (
     "`tokenizer: {source: union}` (docs/mergekit.md)."
 )
 
-__all__ = ["check_tokenizers"]
+__all__ = ["TOKENIZER_FILES", "check_tokenizers"]
 
 
 def check_tokenizers(backbones: Sequence[Path], base: Path | None) -> None:
