@@ -1,6 +1,7 @@
 """The benchmarks run, on tiny models: their numbers mean nothing here, and their tables have what was measured."""
 
 import json
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -34,3 +35,39 @@ def test_the_benchmark_of_intervals_counts_every_metric_of_every_front():
     rows = [line.split(" | ") for line in done.stdout.splitlines() if "%" in line]
     assert len(rows) == 4 * 3
     assert {cell.strip(" |") for row in rows for cell in row[3:]} <= {"0 %", "100 %"}
+
+
+def test_kept_results_name_no_folder_of_a_machine(tmp_path):
+    from benchmarks.fronts.keep import keep
+
+    run = tmp_path / "run"
+    for name, record in {
+        "compare.json": {"request": {"base_model": f"{run}/base"}, "machine": {"system": platform.platform()}},
+        "soup/seed-0/front.json": {"models": [{"model": f"{run}/policies/seed-0/1-0"}, "org/model"], "seed": 0},
+        "policies/seed-0/1-0/adapter_config.json": {"not": "kept"},
+    }.items():
+        (run / name).parent.mkdir(parents=True, exist_ok=True)
+        (run / name).write_text(json.dumps(record))
+    keep(run, tmp_path / "kept")
+    found = {str(file.relative_to(tmp_path / "kept")): json.loads(file.read_text()) for file in
+             (tmp_path / "kept").rglob("*.json")}  # fmt: skip
+    system = f"{platform.system()} {platform.machine()}"
+    assert found == {
+        "compare.json": {"request": {"base_model": "base"}, "machine": {"system": system}},
+        "soup/seed-0/front.json": {"models": [{"model": "policies/seed-0/1-0"}, "org/model"], "seed": 0},
+    }
+
+
+def test_the_readme_of_fronts_shows_the_results_that_are_kept():
+    from benchmarks.fronts.keep import HERE, RESULTS, with_results
+
+    readme = (HERE / "README.md").read_text(encoding="utf-8")
+    assert with_results(readme, RESULTS) == readme
+    kept = sorted(RESULTS.iterdir())
+    assert kept
+    for plan in kept:
+        (table,) = re.findall(
+            r"^\| Rewarded Soups .*\| *2 \|.*$", (plan / "compare.md").read_text(), flags=re.MULTILINE
+        )
+        assert table in readme
+        assert all(str(Path.home()) not in file.read_text() for file in plan.rglob("*.json"))
