@@ -44,7 +44,7 @@ demo: $(VENV)/.demo-installed ## Train backbones of a small model, draw their fr
 
 test: lint docs ## Run the linters, the type checker and every test; build the documentation
 	@echo "== pytest"
-	@$(BIN)/python -m pytest --durations=10 $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest -n auto --dist loadfile --durations=10 $(PYTEST_ARGS)
 
 # Every page is read anew, because Sphinx warns of a page's links only when it reads the page; a warning is an error.
 docs: $(VENV)/.dev-installed ## Build the documentation into build/site, and check the links inside of it

@@ -79,7 +79,7 @@ class TestCommands:
     def test_make_test_in_a_fresh_clone_installs_then_checks_then_tests(self, clone):
         steps = ["-m venv", 'constraints.txt -e ".[dev]"', "ruff check", "ruff format --check", "mypy", "lint-imports"]
         planned = make("--dry-run", "test", cwd=clone)
-        positions = [planned.index(step) for step in [*steps, "sphinx-build", "pytest --durations=10"]]
+        positions = [planned.index(step) for step in [*steps, "sphinx-build", "pytest -n auto"]]
         assert positions == sorted(positions)
 
     def test_make_demo_in_a_fresh_clone_installs_without_compiling_then_runs(self, clone):
