@@ -66,8 +66,7 @@ def test_the_readme_of_fronts_shows_the_results_that_are_kept():
     kept = sorted(RESULTS.iterdir())
     assert kept
     for plan in kept:
-        (table,) = re.findall(
-            r"^\| Rewarded Soups .*\| *2 \|.*$", (plan / "compare.md").read_text(), flags=re.MULTILINE
-        )
-        assert table in readme
+        table = (plan / "compare.md").read_text(encoding="utf-8")
+        assert "| Rewarded Soups " in table
+        assert table.strip() in readme
         assert all(str(Path.home()) not in file.read_text() for file in plan.rglob("*.json"))
