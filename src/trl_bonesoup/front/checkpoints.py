@@ -96,6 +96,8 @@ class _Trained:
     def find(cls, name: str | Path, base: ModelRef | None) -> _Trained:
         """Follow a path or Hub id, fetching what lies on the Hub."""
         model = ModelRef.named(name)
+        if not model.is_local:
+            model = ModelRef.on_hub(model.id, model.revision, "model of a preference", "a folder here")
         folder = model.folder()
         if not (folder / CONFIG_FILE).is_file():
             if not (folder / "config.json").is_file() or not any(folder.glob("*.safetensors")):
