@@ -41,6 +41,8 @@ def start(action: Action, before: Callable[[], None] = lambda: None) -> int:
         if not os.environ.get("STRESS_LOUD"):
             os.dup2(silence, 2)
         _own_locks()
+        if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # as shells have it for what runs in the background
+            signal.signal(signal.SIGINT, signal.default_int_handler)
         before()
         status = _status(action)
     os._exit(status)

@@ -43,9 +43,10 @@ def make_model(seed: int):
 
 
 def write_soup(folder: Path, *, kind: str = "adapter", same: bool = False, beta: float = 0.75) -> Path:
-    """Write a base, two backbones and soup.json; with `same`, both backbones are one and the same."""
+    """Write a base, two backbones and soup.json; with `same`, both compute the same, in files that are no copies."""
     import torch
     from peft import LoraConfig, get_peft_model
+    from safetensors.torch import load_file, save_file
 
     make_model(0).save_pretrained(folder / "base")
     make_tokenizer().save_pretrained(folder / "base")
@@ -60,6 +61,8 @@ def write_soup(folder: Path, *, kind: str = "adapter", same: bool = False, beta:
             if "lora_" in name:
                 torch.nn.init.normal_(parameter, std=0.4)
         adapter.save_pretrained(folder / f"b{j}")
+    for file in (folder / "b1").glob("*.safetensors") if same else ():
+        save_file(load_file(file), file, metadata={"format": "pt", "twin": "of b0"})
     SoupManifest(
         base_model=BaseModelRef(id="base"),
         objectives=(Objective(name="good", reward="good"), Objective(name="brief", reward="brief")),
