@@ -45,7 +45,7 @@ def test_the_benchmark_runs_from_its_plan_to_its_tables(
     # answers, for 6 methods and 2 seeds, and the base's once 16
     assert "6 different policies of 13, each for 2 optimizer steps, with 2 seeds: 12 policies, 24 steps." in shown
     assert "Still to do: 24 steps, 592 answers." in shown
-    assert "the pace of one rollout and one batch of answers" in shown
+    assert "the pace of a rollout for each backbone and a batch of answers" in shown
     assert not (tmp_path / "policies").exists()
 
     assert main(arguments) == 0
@@ -76,9 +76,12 @@ def parsed(*argv: str) -> argparse.Namespace:
     ("name", "policies", "preferences"),
     [("positivity-plainness", 13, 11), ("positivity-brevity", 13, 11), ("three", 12, 21)],
 )
-def test_every_plan_is_valid_and_shares_its_policies(name: str, policies: int, preferences: int) -> None:
+def test_every_plan_is_valid_and_shares_its_policies(
+    name: str, policies: int, preferences: int, tmp_path: Path
+) -> None:
     """Of a pair: 2 of Rewarded Soups, 6 of Bone Soup, 4 of random matrices, and MORLHF's for (.5, .5)."""
-    plan = compare.comparison_from(parsed("--config", str(FOLDER / f"{name}.yml"), "--model", "no/such-model"))
+    given = ["--config", str(FOLDER / f"{name}.yml"), "--model", "no/such-model", "--output-dir", str(tmp_path)]
+    plan = compare.comparison_from(parsed(*given))
     assert len(plan.mixtures) == policies
     assert len(plan.preferences_KN) == preferences
     assert plan.steps_per_policy == 40

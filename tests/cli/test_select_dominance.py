@@ -55,7 +55,7 @@ def test_it_plans_selects_and_takes_one_more(config: Path, capsys: pytest.Captur
     assert "2 candidates (β = 0.6, 0.8), each with 2 backbones for 2 of 10 optimizer steps" in shown
     assert "24 steps, where training all to the end takes 40. 24 answers to validation prompts." in shown
     assert "Still to do: 24 steps, 24 answers." in shown
-    assert "the pace of one rollout and one batch of answers" in shown
+    assert "the pace of a rollout for each backbone and a batch of answers" in shown
     assert not folder.exists()
 
     assert main(arguments) == 0

@@ -37,11 +37,12 @@ once: MORLHF's for (0.7, 0.3) is a backbone of Bone Soup with β = .7, and those
 are Rewarded Soups'. All methods answer the same test prompts with the same random numbers, and all
 hypervolumes are above one reference point.
 
---dry-run says how many policies and steps that is, how many answers, and how long it takes, from one
-rollout and one batch of answers or, if a part of it is done, from that part. Run the same command
-again to continue after an interruption, or to add methods and seeds. Results are written after each
-seed into --output-dir: compare.md (the tables), compare.json, front.png and .svg, preference.png and
-.svg; the folder of each Bone Soup and seed holds a soup.json for `bonesoup merge`.
+--dry-run says how many policies and steps that is, how many answers, and how long it takes, from
+a rollout for each backbone of a soup and a batch of answers or, if a part of it is done, from that
+part. Run the same command again to continue after an interruption, or to add methods and seeds.
+Results are written after each seed into --output-dir: compare.md (the tables), compare.json,
+front.png and .svg, preference.png and .svg; the folder of each Bone Soup and seed holds a soup.json
+for `bonesoup merge`.
 """
 
 _NEEDED = ("model", "reward", "prompts", "test_prompts", "methods")

@@ -1,4 +1,4 @@
-"""How long a plan will take: the pace of its earlier parts, or of one rollout and one batch of answers."""
+"""How long a plan will take: the pace of its earlier parts, or of a rollout for each backbone and some answers."""
 
 from __future__ import annotations
 
@@ -8,8 +8,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from trl_bonesoup.front.ledger import Ledger
 from trl_bonesoup.front.settings import EvaluationSettings
@@ -47,7 +45,7 @@ def known_pace(ledger: Ledger) -> Pace | None:
 def measured_pace(
     training: Training, prompts: Sequence[Any], preferences_KN: FloatArray, settings: EvaluationSettings
 ) -> Pace:
-    """Train one policy for one rollout and answer one batch of prompts, in a folder that is thrown away."""
+    """Train the backbones of a soup for one rollout and let it answer one batch, in a folder that is thrown away."""
     from transformers import TrainerCallback
 
     from trl_bonesoup.training.policies import train_policies
@@ -64,22 +62,23 @@ def measured_pace(
     stopwatch, options = Stopwatch(), dict(training.options)
     options["callbacks"] = [*(options.get("callbacks") or []), stopwatch]
     options["calibration_samples"] = 2
-    n = len(training.objectives)
+    weights = circulant_weights(len(training.objectives), 0.7)
     with tempfile.TemporaryDirectory(prefix="bonesoup-probe-") as folder:
         args = copy.copy(training.args)
         args.output_dir, args.max_steps, args.save_strategy = folder, round(args.steps_per_rollout), "no"
         run = train_policies(
             training.model,
             training.reward_funcs,
-            [np.full(n, 1.0 / n)],
+            list(weights.T),
             args,
             training.dataset,
             objective_names=training.objectives,
             **options,
         )
-        run.manifest(circulant_weights(n, 0.7), run.slugs * n, [args.max_steps] * n).save(folder)
+        run.soup(weights).save(folder)
         answer = _seconds_per_answer(folder, training, prompts, preferences_KN, settings, args.device)
-    return Pace(stopwatch.seconds / args.max_steps, answer, "the pace of one rollout and one batch of answers")
+    steps = len(weights) * args.max_steps
+    return Pace(stopwatch.seconds / steps, answer, "the pace of a rollout for each backbone and a batch of answers")
 
 
 def _seconds_per_answer(

@@ -16,6 +16,7 @@ from typing import Any
 from trl_bonesoup.errors import ConfigurationError
 from trl_bonesoup.manifest import ScoreStatistics
 from trl_bonesoup.training.config import MultiRewardPPOConfig
+from trl_bonesoup.training.critic import check_value_model
 from trl_bonesoup.training.lock import locked
 from trl_bonesoup.training.run import Run, on_main_process
 from trl_bonesoup.weights import FloatArray
@@ -206,6 +207,7 @@ def check_models(model: Any, value_model: Any, args: MultiRewardPPOConfig) -> No
             "A soup's backbones start from one base model, and this one has an adapter on it. Merge the adapter into "
             "it first: model.merge_and_unload().save_pretrained(folder)."
         )
+    check_value_model(value_model)
     if hasattr(value_model, "parameters"):
         raise ConfigurationError(
             "Every backbone starts with the same critic: give `seek` the value model's id or path, not a "

@@ -51,6 +51,16 @@ class ValueModel(nn.Module):
         return self.head(hidden_BTD[:, -(num_tokens + 1) : -1])
 
 
+def check_value_model(value_model: Any) -> None:
+    """Raise `ConfigurationError` for what cannot be a critic."""
+    is_model = isinstance(value_model, PreTrainedModel) or hasattr(value_model, "get_base_model")
+    if not (value_model is None or isinstance(value_model, str) or hasattr(value_model, "peft_type") or is_model):
+        raise ConfigurationError(
+            "value_model must be None, a PEFT configuration, a Hub id, a path or a model; got "
+            f"{type(value_model).__name__}."
+        )
+
+
 def make_critic(value_model: Any, policy: Any) -> nn.Module:
     """Return the critic that the trainer's `value_model` asks for.
 
@@ -71,11 +81,6 @@ def make_critic(value_model: Any, policy: Any) -> nn.Module:
         )
     elif hasattr(value_model, "peft_type") and not isinstance(value_model, nn.Module):
         value_model = _adapter_on_shared_base(value_model, policy)
-    elif not isinstance(value_model, PreTrainedModel) and not hasattr(value_model, "get_base_model"):
-        raise ConfigurationError(
-            "value_model must be None, a PEFT configuration, a Hub id, a path or a model; got "
-            f"{type(value_model).__name__}."
-        )
     theirs, ours = value_model.config.get_text_config(), policy.config.get_text_config()
     if theirs.vocab_size != ours.vocab_size:
         raise ConfigurationError(

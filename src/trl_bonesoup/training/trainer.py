@@ -32,7 +32,13 @@ from trl_bonesoup.errors import ConfigurationError
 from trl_bonesoup.manifest import ScoreStatistics
 from trl_bonesoup.rewards.protocol import objective_names as distinct_names
 from trl_bonesoup.training.config import MultiRewardPPOConfig
-from trl_bonesoup.training.critic import StepCritic, ZeroCriticGrad, critic_beside_fsdp2, make_critic
+from trl_bonesoup.training.critic import (
+    StepCritic,
+    ZeroCriticGrad,
+    check_value_model,
+    critic_beside_fsdp2,
+    make_critic,
+)
 from trl_bonesoup.training.forward import CriticForward
 from trl_bonesoup.training.gae import (
     explained_variance,
@@ -130,6 +136,7 @@ class MultiRewardPPOTrainer(Publishing, Guarded, CriticForward):
             raise ConfigurationError(f"args must be a MultiRewardPPOConfig; got {type(args).__name__}.")
         check_normalization(args, len(reward_funcs))
         check_dataset(train_dataset, args)
+        check_value_model(value_model)
         check_publishing(args)
 
         self.scoring = Scoring(names, column, args)
