@@ -233,6 +233,24 @@ def test_unknown_settings_in_yaml_are_refused(tmp_path: Path, capsys: pytest.Cap
     assert "unknown setting 'dominanze'" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [("save_strategy=no", "YAML reads no and off as false"), ("optim=sgdd", "sgdd"), ("bf16=true", "bf16")],
+)
+def test_settings_that_the_trainer_does_not_take_are_told_in_a_line(
+    setting: str, message: str, work: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    arguments = ["seek", "--model", str(work / "sft"), "--reward", "positivity", "--reward", "brevity"]
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("w1 w2\n", encoding="utf-8")
+    out = tmp_path / "out"
+    assert main([*arguments, "--prompts", str(prompts), "--output-dir", str(out), "--set", setting]) == 2
+    shown = capsys.readouterr().err
+    assert "bonesoup: --set: " in shown
+    assert message in shown
+    assert not out.exists()
+
+
 def test_the_demo_goes_from_rewards_to_a_merged_model_that_can_be_published(
     work: Path, tmp_path: Path, capsys: pytest.CaptureFixture, hub: LoopbackHub
 ) -> None:

@@ -340,8 +340,9 @@ def test_a_base_inside_the_run_is_named_relative_to_it(base: str, prompts: Datas
         ({"objective_names": ["a", "a"]}, ConfigurationError, "distinct"),
         ({"value_model": tiny_llama()}, ConfigurationError, "value model's id or path, not a LlamaForCausalLM"),
         ({"model": get_peft_model(tiny_llama(), LORA)}, ConfigurationError, "Merge the adapter into it first"),
+        ({}, ConfigurationError, "The base model 'no/such-model' was not found.*Check the path or the id"),
     ],
-    ids=["singular", "other size", "index", "names", "value model", "adapter"],
+    ids=["singular", "other size", "index", "names", "value model", "adapter", "missing"],
 )
 def test_refused_before_anything_is_written(
     prompts: Dataset, settings: Any, kwargs: dict[str, Any], error: type[Exception], message: str

@@ -7,7 +7,7 @@ import json
 from typing import Any
 
 from trl_bonesoup.cli import options
-from trl_bonesoup.errors import ConfigurationError
+from trl_bonesoup.errors import BoneSoupError, ConfigurationError
 from trl_bonesoup.manifest import SoupManifest
 
 _EPILOG = """\
@@ -160,7 +160,14 @@ def training_args(arguments: argparse.Namespace) -> Any:
     unknown = set(settings) - set(MultiRewardPPOConfig.__dataclass_fields__)
     if unknown:
         raise ConfigurationError(f"--set: MultiRewardPPOConfig has no field {', '.join(sorted(unknown))}.")
-    return MultiRewardPPOConfig(**{"output_dir": arguments.output_dir, "report_to": "none", **settings})
+    try:
+        return MultiRewardPPOConfig(**{"output_dir": arguments.output_dir, "report_to": "none", **settings})
+    except BoneSoupError:
+        raise
+    except (TypeError, ValueError) as error:
+        switches = [name for name, value in settings.items() if isinstance(value, bool)]
+        hint = f" YAML reads no and off as false: put quotes around a text ({', '.join(switches)})." if switches else ""
+        raise ConfigurationError(f"--set: {error}.{hint}") from error
 
 
 def adapter_config(arguments: argparse.Namespace) -> Any:

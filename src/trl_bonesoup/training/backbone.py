@@ -23,7 +23,7 @@ from trl_bonesoup.weights import FloatArray
 
 logger = logging.getLogger(__name__)
 
-__all__ = ["check_models", "check_stop", "train_backbones"]
+__all__ = ["check_found", "check_models", "check_stop", "train_backbones"]
 
 
 def train_backbones(
@@ -218,6 +218,23 @@ def check_models(model: Any, value_model: Any, args: MultiRewardPPOConfig) -> No
             "FSDP and DeepSpeed take a model apart, so that each backbone loads its own: give `seek` the base model's "
             f"id or path, not a {type(model).__name__}."
         )
+
+
+def check_found(model: Any, args: MultiRewardPPOConfig) -> None:
+    """Raise `ConfigurationError` for a base model that is neither here nor on the Hub, before a run is begun for it."""
+    from transformers import AutoConfig
+
+    if not isinstance(model, str):
+        return
+    given = args.model_init_kwargs or {}
+    found = {key: given[key] for key in ("revision", "token", "subfolder") if key in given}
+    try:
+        AutoConfig.from_pretrained(model, trust_remote_code=args.trust_remote_code, **found)
+    except (OSError, ValueError) as error:
+        raise ConfigurationError(
+            f"The base model {model!r} was not found: it is no folder with a config.json that transformers knows, and "
+            f"could not be read from the Hub. Check the path or the id, or whether the Hub is reached. ({error})"
+        ) from error
 
 
 def check_stop(stop_after: int | None, args: MultiRewardPPOConfig) -> None:

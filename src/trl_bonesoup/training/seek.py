@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike
 from trl_bonesoup.errors import ConfigurationError
 from trl_bonesoup.manifest import SoupManifest
 from trl_bonesoup.rewards.protocol import objective_names as distinct_names
-from trl_bonesoup.training.backbone import check_models, check_stop, train_backbones
+from trl_bonesoup.training.backbone import check_found, check_models, check_stop, train_backbones
 from trl_bonesoup.training.config import MultiRewardPPOConfig
 from trl_bonesoup.training.request import seek_request
 from trl_bonesoup.training.run import Run, on_main_process
@@ -90,6 +90,7 @@ def seek(
     check_stop(stop_after, args)
     state = args.distributed_state
     request = seek_request(model, reward_funcs, names, weights, args, train_dataset, peft_config, value_model)
+    check_found(model, args)
     run = on_main_process(state, lambda: _opened(Path(args.output_dir), request))
     train_backbones(
         run,
