@@ -190,7 +190,7 @@ def test_a_dry_run_says_everything_and_writes_nothing(hub: LoopbackHub, run_fold
 
 def test_single_preferences_load_with_peft_and_transformers(hub: LoopbackHub, run_folder: Path, tmp_path: Path):
     from peft import AutoPeftModelForCausalLM
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM, AutoTokenizer
 
     soup = BoneSoup.from_pretrained(run_folder)
     merge(run_folder, tmp_path / "merged", [0.7, 0.3])
@@ -209,6 +209,11 @@ def test_single_preferences_load_with_peft_and_transformers(hub: LoopbackHub, ru
     soup.set_preference([0.7, 0.3])
     adapter = AutoPeftModelForCausalLM.from_pretrained("org/soup-good-0.7-brief-0.3")
     assert torch.equal(logits(adapter), merged)
+    tokenizer = AutoTokenizer.from_pretrained("org/soup-good-0.7-brief-0.3")  # the base's: backbones have none here
+    assert tokenizer.get_vocab() == make_tokenizer().get_vocab()
+    assert 'AutoTokenizer.from_pretrained("org/soup-good-0.7-brief-0.3")' in (
+        hub.files("org/soup-good-0.7-brief-0.3")["README.md"].decode()
+    )
     torch.testing.assert_close(logits(adapter), logits(soup.model), rtol=1e-4, atol=1e-4)
     soup.set_preference([0.0, 1.0])
     other = AutoPeftModelForCausalLM.from_pretrained("org/soup-good-0-brief-1")

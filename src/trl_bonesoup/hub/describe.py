@@ -12,11 +12,11 @@ from trl_bonesoup.hub.examples import portable_recipe
 from trl_bonesoup.hub.measured import measured_point
 from trl_bonesoup.hub.metadata import base_model_name
 from trl_bonesoup.manifest import Preference
+from trl_bonesoup.soup.loading import has_tokenizer
 from trl_bonesoup.soup.record import SavedSoup
 from trl_bonesoup.soup.source import SoupSource
 
 PICTURE = "front.png"
-TOKENIZER_FILES = ("tokenizer_config.json", "tokenizer.json")
 
 __all__ = ["CardMetadata", "describe_family", "describe_soup"]
 
@@ -69,7 +69,7 @@ def describe_soup(
         name=name,
         family=family,
         folder=source.folder,
-        has_tokenizer=any((folder / file).is_file() for file in TOKENIZER_FILES),
+        has_tokenizer=has_tokenizer(folder),
         **metadata,
     )
     if front is not None and picture is not None:

@@ -19,7 +19,8 @@ from trl_bonesoup.hub.describe import PICTURE, CardMetadata, describe_soup
 from trl_bonesoup.hub.family import PublishedBase, model_files, safe_name
 from trl_bonesoup.manifest import SoupManifest
 from trl_bonesoup.privacy import Content
-from trl_bonesoup.soup.export import merge
+from trl_bonesoup.soup.export import copy_companions, merge
+from trl_bonesoup.soup.loading import has_tokenizer
 from trl_bonesoup.soup.record import FILE_NAME as RECORD
 from trl_bonesoup.soup.source import SoupSource
 from trl_bonesoup.weights import FloatArray
@@ -80,6 +81,8 @@ class SingleSoup:
                 full=self.full,
                 base_model=source.base_override,
             )
+            if base.folder is not None and not has_tokenizer(out):
+                copy_companions(base.folder, out, with_config=False)
             describe_soup(
                 published,
                 out,

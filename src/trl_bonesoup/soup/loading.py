@@ -24,7 +24,7 @@ ADAPTER_NAME = "soup"
 
 _TOKENIZER_FILES = ("tokenizer_config.json", "tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
 
-__all__ = ["load_adapters", "load_model", "load_tokenizer"]
+__all__ = ["has_tokenizer", "load_adapters", "load_model", "load_tokenizer"]
 
 
 def load_model(ref: ModelRef, *, dtype: Any = None, device: Any = None, trust_remote_code: bool = False) -> Any:
@@ -88,9 +88,9 @@ def load_tokenizer(
     """
     from transformers import AutoTokenizer
 
-    ref = ModelRef(str(backbone)) if _has_tokenizer(backbone) else base
+    ref = ModelRef(str(backbone)) if has_tokenizer(backbone) else base
     folder = ref.folder(code=trust_remote_code)
-    if not _has_tokenizer(folder):
+    if not has_tokenizer(folder):
         return None
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
@@ -123,7 +123,8 @@ def _not_loaded(ref: ModelRef, what: str, error: Exception) -> str:
     )
 
 
-def _has_tokenizer(folder: Path) -> bool:
+def has_tokenizer(folder: Path) -> bool:
+    """Return whether a model was saved with its tokenizer."""
     return any((folder / name).is_file() for name in _TOKENIZER_FILES)
 
 
