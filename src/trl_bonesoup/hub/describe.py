@@ -12,9 +12,9 @@ from trl_bonesoup.hub.examples import portable_recipe
 from trl_bonesoup.hub.measured import measured_point
 from trl_bonesoup.hub.metadata import base_model_name
 from trl_bonesoup.manifest import Preference
-from trl_bonesoup.soup.loading import has_tokenizer
 from trl_bonesoup.soup.record import SavedSoup
 from trl_bonesoup.soup.source import SoupSource
+from trl_bonesoup.soup.tokenizers import has_tokenizer
 
 PICTURE = "front.png"
 

@@ -20,9 +20,9 @@ from trl_bonesoup.hub.family import PublishedBase, model_files, safe_name
 from trl_bonesoup.manifest import SoupManifest
 from trl_bonesoup.privacy import Content
 from trl_bonesoup.soup.export import copy_companions, merge
-from trl_bonesoup.soup.loading import has_tokenizer
 from trl_bonesoup.soup.record import FILE_NAME as RECORD
 from trl_bonesoup.soup.source import SoupSource
+from trl_bonesoup.soup.tokenizers import has_tokenizer
 from trl_bonesoup.weights import FloatArray
 
 LONGEST_NAME = 96

@@ -15,6 +15,7 @@ from trl_bonesoup.soup.checkpoints import INDEX_FILE, read_index
 from trl_bonesoup.soup.combine import stack_adapters
 from trl_bonesoup.soup.scales import AdapterScales
 from trl_bonesoup.soup.source import ModelRef
+from trl_bonesoup.soup.tokenizers import has_tokenizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -22,9 +23,7 @@ if TYPE_CHECKING:
 ADAPTER_NAME = "soup"
 """Under which PEFT knows the stacked adapter."""
 
-_TOKENIZER_FILES = ("tokenizer_config.json", "tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
-
-__all__ = ["has_tokenizer", "load_adapters", "load_model", "load_tokenizer"]
+__all__ = ["load_adapters", "load_model", "load_tokenizer"]
 
 
 def load_model(ref: ModelRef, *, dtype: Any = None, device: Any = None, trust_remote_code: bool = False) -> Any:
@@ -121,11 +120,6 @@ def _not_loaded(ref: ModelRef, what: str, error: Exception) -> str:
         f"The {what} of {ref.id} cannot be loaded. {code}Weights are read from safetensors alone; pickled ones (.bin) "
         f"have to be converted where you trust them. transformers says: {error}"
     )
-
-
-def has_tokenizer(folder: Path) -> bool:
-    """Return whether a model was saved with its tokenizer."""
-    return any((folder / name).is_file() for name in _TOKENIZER_FILES)
 
 
 def _check_layers(model: Any, adapter: Adapter) -> None:

@@ -30,7 +30,12 @@ _OTHER_TOKENIZERS = (
     "`tokenizer: {source: union}` (docs/mergekit.md)."
 )
 
-__all__ = ["TOKENIZER_FILES", "check_tokenizers"]
+__all__ = ["TOKENIZER_FILES", "check_tokenizers", "has_tokenizer"]
+
+
+def has_tokenizer(folder: Path) -> bool:
+    """Return whether a model was saved with its tokenizer."""
+    return any((folder / name).is_file() for name in ("tokenizer_config.json", _FAST, *_SLOW[:-1]))
 
 
 def check_tokenizers(backbones: Sequence[Path], base: Path | None) -> None:
