@@ -68,6 +68,8 @@ def test_an_extrapolation_is_numbers_or_an_error_of_ours(value: Any) -> None:
 @given(st.text(max_size=20) | st.text("ab.:_/\0 ", max_size=12))
 @example(".:x")
 @example("..a:b")
+@example("." * 3000 + "a:b")
+@example("a." * 3000 + "a:b")
 @example(":")
 @example("\0:x")
 @example("a..b:x")

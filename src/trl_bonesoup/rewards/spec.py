@@ -44,9 +44,11 @@ def load_reward(spec: str) -> Callable[..., Any]:
             f"model: {', '.join(PUBLIC)}; got {spec!r}. To score with another model, name a ClassifierReward in a "
             "module of yours."
         )
+    if not all(part.isidentifier() for part in module_name.split(".")):
+        raise ConfigurationError(f"The module of reward {spec!r} is no name of a module, such as my_rewards.")
     try:
         found: Any = importlib.import_module(module_name)
-    except (ImportError, TypeError, ValueError) as error:  # the last two: "." and "a..b" are no names of modules
+    except (ImportError, RecursionError) as error:  # the second: parents are imported one inside the other
         raise ConfigurationError(f"The module of reward {spec!r} cannot be imported: {error}.") from error
     for part in attribute.split("."):
         found = getattr(found, part, None)
