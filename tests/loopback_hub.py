@@ -141,13 +141,12 @@ class LoopbackHub:
             seed: of that randomness.
             headers: of the answer, such as Retry-After.
         """
-        if isinstance(match, str):
-            pattern = re.compile(match)
-            matches: Callable[[Request], bool] = lambda request: bool(  # noqa: E731
-                pattern.search(f"{request.method} {request.path}")
-            )
-        else:
-            matches = match
+
+        def matches(request: Request) -> bool:
+            if isinstance(match, str):
+                return re.search(match, f"{request.method} {request.path}") is not None
+            return match(request)
+
         fault = Fault(matches, status, drop, times, after, share, headers or {}, random.Random(seed))
         with self._lock:
             self._faults.append(fault)

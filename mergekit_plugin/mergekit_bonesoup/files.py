@@ -98,7 +98,7 @@ def _files(folder: Path) -> list[Path]:
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise MergeRefused(f"{index} is not a valid index of safetensors files: {error!r}.") from error
     for name in names:
-        if not isinstance(name, str) or os.path.basename(name) != name or "\\" in name:  # noqa: PTH119
+        if not isinstance(name, str) or os.path.basename(name) != name or "\\" in name:  # noqa: PTH119 - a text
             raise MergeRefused(f"{index} names the file {name!r}, which is not in its own folder.")
     if (folder / _SINGLE).is_file() and _SINGLE not in names:
         raise MergeRefused(

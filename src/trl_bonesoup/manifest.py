@@ -219,7 +219,7 @@ class SoupManifest(_Record):
         file = Path(path)
         if os.path.isdir(file):  # noqa: PTH112 - Path.is_dir raises for a name that is too long
             file = file / FILE_NAME
-        if not os.path.isfile(file):  # noqa: PTH113
+        if not os.path.isfile(file):  # noqa: PTH113 - as above
             raise ManifestError(
                 f"There is no {FILE_NAME} at {file}. It is written when `seek` has trained every backbone: "
                 "run the same `seek` again to finish, or check the path."

@@ -36,11 +36,7 @@ def add_parser(subparsers: Any) -> None:
     )
     parser.add_argument("--name", metavar="NAME", help="title, or the id it will have on the Hub")
     parser.add_argument("--family", metavar="ID", help="id that the backbones have on the Hub, for the card of a soup")
-    parser.add_argument("--license", metavar="ID", help="as the Hub names it, such as apache-2.0")
-    parser.add_argument("--language", action=options.Repeat, metavar="CODE", help="such as en; may be repeated")
-    parser.add_argument(
-        "--dataset", action=options.Repeat, metavar="ID", help="data set on the Hub of the training; may be repeated"
-    )
+    options.add_card_metadata(parser)
     parser.add_argument("--overwrite", action="store_true", help="replace a README.md that is not a card of ours")
 
 

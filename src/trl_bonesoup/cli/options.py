@@ -113,6 +113,15 @@ def add_allow_nan(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_card_metadata(parser: argparse.ArgumentParser) -> None:
+    """Add what only people know of a model that gets a card."""
+    parser.add_argument("--license", metavar="ID", help="as the Hub names it, such as apache-2.0")
+    parser.add_argument("--language", action=Repeat, metavar="CODE", help="such as en; may be repeated")
+    parser.add_argument(
+        "--dataset", action=Repeat, metavar="ID", help="data set on the Hub of the training; may be repeated"
+    )
+
+
 def add_grid(parser: argparse.ArgumentParser) -> None:
     """Add the preferences of a sweep or an evaluation."""
     parser.add_argument(

@@ -49,11 +49,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "--base-model", metavar="ID", help="Hub id of the base model, to be named in place of uploading a local one"
     )
-    parser.add_argument("--license", metavar="ID", help="as the Hub names it, such as apache-2.0")
-    parser.add_argument("--language", action=options.Repeat, metavar="CODE", help="such as en; may be repeated")
-    parser.add_argument(
-        "--dataset", action=options.Repeat, metavar="ID", help="data set on the Hub of the training; may be repeated"
-    )
+    options.add_card_metadata(parser)
     parser.add_argument("--dry-run", action="store_true", help="say what would be sent, with sizes, and send nothing")
 
 

@@ -58,7 +58,7 @@ class ModelRef:
     @property
     def is_local(self) -> bool:
         """Whether it is a folder on this machine, of this machine's owner."""
-        return self.snapshot is None and os.path.isabs(self.id) and _is_dir(self.id)  # noqa: PTH117
+        return self.snapshot is None and os.path.isabs(self.id) and _is_dir(self.id)  # noqa: PTH117 - beside _is_dir
 
     def pinned(self) -> ModelRef:
         """Return the same model at the commit that its revision is now.
