@@ -20,7 +20,8 @@ def embedded_model(folder: Path) -> Path:
     """Put the embedded model into `folder`, as float32 safetensors with its tokenizer, and return the folder.
 
     It is converted once and kept in the user's cache; `folder` gets hard links where the file
-    system can, so that a run is complete in itself and costs no second copy.
+    system can, so that a run is complete in itself and costs no second copy. What else is there stays:
+    a comparison keeps the fronts of its method `base` beside the model.
 
     Raises:
         DependencyError: if the package that holds the weights is not installed.
@@ -33,7 +34,11 @@ def embedded_model(folder: Path) -> Path:
     beside = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(beside, ignore_errors=True)
     shutil.copytree(cached, beside, copy_function=_link)
-    beside.replace(folder)
+    folder.mkdir(exist_ok=True)
+    weights_last = sorted(beside.iterdir(), key=lambda file: file.name == "model.safetensors")
+    for file in weights_last:
+        file.replace(folder / file.name)
+    beside.rmdir()
     return folder
 
 
