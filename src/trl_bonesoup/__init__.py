@@ -19,12 +19,16 @@ _HOMES = {
     "evaluate_front": "trl_bonesoup.front.evaluate",
     "evaluate_policies": "trl_bonesoup.front.evaluate",
     "gather": "trl_bonesoup.training.gather",
+    "merge": "trl_bonesoup.soup.export",
     "merging_coefficients": "trl_bonesoup.weights",
+    "push": "trl_bonesoup.hub.push",
+    "search_extrapolation": "trl_bonesoup.front.extrapolation",
     "seek": "trl_bonesoup.training.seek",
     "select_dominance": "trl_bonesoup.front.dominance",
     "simplex_grid": "trl_bonesoup.weights",
     "simplex_sample": "trl_bonesoup.weights",
     "sweep": "trl_bonesoup.soup.sweep",
+    "to_full": "trl_bonesoup.soup.to_full",
 }
 
 __all__ = [  # noqa: RUF022  (the order of the names in the documentation)
@@ -39,10 +43,14 @@ __all__ = [  # noqa: RUF022  (the order of the names in the documentation)
     "select_dominance",
     "SoupManifest",
     "BoneSoup",
+    "merge",
     "sweep",
+    "to_full",
     "Front",
     "evaluate_front",
     "evaluate_policies",
+    "search_extrapolation",
+    "push",
     "BoneSoupError",
 ]
 
@@ -50,10 +58,14 @@ if TYPE_CHECKING:
     from trl_bonesoup.errors import BoneSoupError
     from trl_bonesoup.front.dominance import select_dominance
     from trl_bonesoup.front.evaluate import evaluate_front, evaluate_policies
+    from trl_bonesoup.front.extrapolation import search_extrapolation
     from trl_bonesoup.front.front import Front
+    from trl_bonesoup.hub.push import push
     from trl_bonesoup.manifest import SoupManifest
+    from trl_bonesoup.soup.export import merge
     from trl_bonesoup.soup.lora import BoneSoup
     from trl_bonesoup.soup.sweep import sweep
+    from trl_bonesoup.soup.to_full import to_full
     from trl_bonesoup.training.config import MultiRewardPPOConfig
     from trl_bonesoup.training.gather import gather
     from trl_bonesoup.training.seek import seek
