@@ -11,6 +11,7 @@ import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 from trl_bonesoup import __version__
 from trl_bonesoup.cli import (
@@ -29,6 +30,7 @@ from trl_bonesoup.cli import (
     to_full,
 )
 from trl_bonesoup.cli.options import apply_config
+from trl_bonesoup.cli.parsing import CommandParser
 from trl_bonesoup.errors import BoneSoupError
 
 _COMMANDS = (
@@ -64,12 +66,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         prog="bonesoup", description=_DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--version", action="version", version=f"trl-bonesoup {__version__}")
-    subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    subparsers = parser.add_subparsers(
+        title="commands", metavar="COMMAND", required=True, parser_class=CommandParser
+    )
     for command in _COMMANDS:
         command.add_parser(subparsers)
     try:
         arguments = apply_config(parser, subparsers.choices, sys.argv[1:] if argv is None else list(argv))
-        with _terminated_by_an_exception():
+        with _terminated_by_an_exception(), _modules_of_this_folder():
             return arguments.run(arguments) or 0
     except BoneSoupError as error:
         print(f"bonesoup: {error}", file=sys.stderr)
@@ -90,3 +94,21 @@ def _terminated_by_an_exception() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def _modules_of_this_folder() -> Iterator[None]:
+    """Let a reward be the function of a file in the folder that the command was started in, as for `python -m`.
+
+    An installed script has its own folder on Python's path instead. This one comes last, so that no file in it
+    stands in for a package.
+    """
+    folder = str(Path.cwd())
+    added = folder not in sys.path and not sys.flags.safe_path
+    if added:
+        sys.path.append(folder)
+    try:
+        yield
+    finally:
+        if added and folder in sys.path:
+            sys.path.remove(folder)

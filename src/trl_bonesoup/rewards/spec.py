@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import importlib
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from trl_bonesoup.errors import ConfigurationError
@@ -49,7 +50,10 @@ def load_reward(spec: str) -> Callable[..., Any]:
     try:
         found: Any = importlib.import_module(module_name)
     except (ImportError, RecursionError) as error:  # the second: parents are imported one inside the other
-        raise ConfigurationError(f"The module of reward {spec!r} cannot be imported: {error}.") from error
+        hint = ""
+        if isinstance(error, ModuleNotFoundError) and error.name == module_name.partition(".")[0]:
+            hint = f" Start in the folder of {error.name}.py (this is {Path.cwd()}), or put that on PYTHONPATH."
+        raise ConfigurationError(f"The module of reward {spec!r} cannot be imported: {error}.{hint}") from error
     for part in attribute.split("."):
         found = getattr(found, part, None)
     if not callable(found):
