@@ -66,9 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         prog="bonesoup", description=_DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--version", action="version", version=f"trl-bonesoup {__version__}")
-    subparsers = parser.add_subparsers(
-        title="commands", metavar="COMMAND", required=True, parser_class=CommandParser
-    )
+    subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True, parser_class=CommandParser)
     for command in _COMMANDS:
         command.add_parser(subparsers)
     try:
