@@ -81,6 +81,17 @@ def test_the_backbones_of_a_soup_are_merged_or_mixed(work, tmp_path, method, pol
     assert front.table() in capsys.readouterr().out
 
 
+def test_rewards_that_are_named_may_come_in_any_order(work, tmp_path):
+    arguments = ["evaluate", str(work / "run"), "--prompts", str(work / "prompts.txt"), "--max-new-tokens", "6"]
+    arguments += ["--seed", "3", "--out", str(tmp_path / "front.json"), *PREFERENCES]
+    assert main([*arguments, "--reward", "brief=cli_rewards:letters", "--reward", "good=cli_rewards:lengths"]) == 0
+    front = Front.from_json(tmp_path / "front.json")
+    assert front.objectives == ("good", "brief")
+    assert front.provenance["rewards"] == {"good": "cli_rewards:lengths", "brief": "cli_rewards:letters"}
+    policies = SoupPolicies(BoneSoup.from_pretrained(work / "run"), GRID)
+    np.testing.assert_array_equal(front.rewards_KN, expected(policies))
+
+
 def test_trained_models_are_measured_with_their_preferences(work, tmp_path):
     run = work / "run"
     arguments = ["--policy", f"{run}/b1@good=0.25,brief=0.75", "--policy", f"{run}/b0@good",

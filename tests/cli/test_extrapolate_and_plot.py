@@ -60,6 +60,18 @@ def test_extrapolate_writes_the_choice_and_the_fronts_and_says_what_to_use(work,
     assert "per_objective" in capsys.readouterr().err
 
 
+def test_extrapolate_takes_named_rewards_in_any_order(work):
+    swapped = [*ARGUMENTS[:2], *ARGUMENTS[4:6], *ARGUMENTS[2:4], *ARGUMENTS[6:]]
+    records = []
+    for out, arguments in (("in-order", ARGUMENTS), ("swapped", swapped)):
+        assert main(["extrapolate", "run", out, *arguments, "--alphas", "0.3,0.5"]) == 0
+        records.append(json.loads((work / out / "extrapolation.json").read_text(encoding="utf-8")))
+    good, brief = (records[0]["vertices"][name] for name in ("good", "brief"))
+    assert [point["gain"] for point in good] != [point["gain"] for point in brief]
+    assert [record["vertices"] for record in records] == [records[0]["vertices"]] * 2
+    assert records[1]["extrapolation"] == records[0]["extrapolation"]
+
+
 def test_extrapolate_refuses_prompts_that_it_chose_by(work, capsys):
     assert main(["extrapolate", "run", "alpha", *ARGUMENTS, "--test-prompts", "validation.txt"]) == 2
     assert "4 of the 4 test prompts" in capsys.readouterr().err

@@ -111,7 +111,9 @@ def _of_soup(arguments: argparse.Namespace) -> tuple[Any, list[Any], list[str]]:
     extrapolation = options.parse_extrapolation(arguments.extrapolation)
     if arguments.method.startswith("mod") and extrapolation != 0.0:
         raise ConfigurationError("--extrapolation goes with merging; --method mod mixes logits and has none.")
-    rewards, names = options.parse_rewards(arguments.reward or recorded_rewards(source.manifest))
+    rewards, names = options.parse_rewards(
+        arguments.reward or recorded_rewards(source.manifest), source.manifest.objective_names
+    )
 
     import numpy as np
 

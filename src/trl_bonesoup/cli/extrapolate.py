@@ -46,7 +46,9 @@ def add_parser(subparsers: Any) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Search, then print what was found."""
     source = options.soup_of(arguments)
-    rewards, names = options.parse_rewards(arguments.reward or recorded_rewards(source.manifest))
+    rewards, names = options.parse_rewards(
+        arguments.reward or recorded_rewards(source.manifest), source.manifest.objective_names
+    )
     validation = options.prompts_from(arguments)
     test = None
     if arguments.test_prompts:

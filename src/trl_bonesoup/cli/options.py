@@ -204,8 +204,13 @@ def parse_grid(arguments: argparse.Namespace, manifest: SoupManifest) -> np.ndar
     return simplex_grid(len(manifest.objectives), arguments.grid)
 
 
-def parse_rewards(specs: Sequence[str]) -> tuple[list[Any], list[str]]:
-    """Return reward functions and objective names from specs as `load_reward` takes, each after an optional "name="."""
+def parse_rewards(specs: Sequence[str], order: Sequence[str] = ()) -> tuple[list[Any], list[str]]:
+    """Return reward functions and objective names from specs as `load_reward` takes, each after an optional "name=".
+
+    Args:
+        specs: once for each objective.
+        order: the objectives of a soup. If the names are these in another order, both are put into this one.
+    """
     from trl_bonesoup.rewards.protocol import objective_names, reward_name
     from trl_bonesoup.rewards.spec import load_reward
 
@@ -215,7 +220,10 @@ def parse_rewards(specs: Sequence[str]) -> tuple[list[Any], list[str]]:
         function = load_reward(source if separator else name)
         functions.append(function)
         names.append(name if separator else reward_name(function))
-    return functions, list(objective_names(functions, names))
+    names = list(objective_names(functions, names))
+    if set(names) == set(order):
+        functions, names = [functions[names.index(name)] for name in order], list(order)
+    return functions, names
 
 
 def read_prompts(source: str, *, column: str = "prompt", limit: int | None = None) -> Any:
