@@ -110,7 +110,6 @@ def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         lines = "".join(f'{{"prompt": "w{i} w{i + 1}"}}\n' for i in range(16))
         (tmp_path / file).write_text(lines, encoding="utf-8")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(str(tmp_path))
     sys.modules.pop("my_rewards", None)
     yield tmp_path
     del sys.modules["my_rewards"]
