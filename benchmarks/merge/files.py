@@ -17,6 +17,8 @@ from trl_bonesoup import SoupManifest, simplex_grid
 from trl_bonesoup.soup.recipe import mergekit_yaml
 
 Contestant = Callable[[Path, Path], Taken]
+SMALL = 2**26
+"""Bytes of weights from which on the memory that a merge takes is worth using beforehand."""
 INSIDE = [BIN / "python", "-m", "benchmarks.merge.inside"]
 
 
@@ -94,9 +96,10 @@ def _take_turns(
 ) -> dict[str, list[dict[str, Any]]]:
     """Run every contestant once per repeat, each repeat beginning with another one.
 
-    Before each run memory is touched, and the files of `source` are read.
+    Before each run the files of `source` are read and, unless they are small, memory is touched.
     """
     work = source.parent
+    is_small = sum(file.stat().st_size for file in source.rglob("*.safetensors")) < SMALL
     runs: dict[str, list[dict[str, Any]]] = {name: [] for name in contestants}
     names, out, log = list(contestants), work / "out", work / "log.txt"
     for repeat in range(repeats):
@@ -105,7 +108,8 @@ def _take_turns(
             if name in once and runs[name]:
                 continue
             shutil.rmtree(out, ignore_errors=True)
-            touch()
+            if not is_small:
+                touch()
             read_through(source)
             runs[name].append(asdict(contestants[name](out, log)))
             print(f"  {name}: {runs[name][-1]['seconds']:.2f} s", flush=True)
