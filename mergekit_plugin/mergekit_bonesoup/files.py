@@ -2,7 +2,7 @@
 
 mergekit follows an index out of its folder, reads one of two checkpoints in a folder where transformers
 reads the other, dies of SIGBUS over a file that was cut short, and takes an adapter that it merged once
-for the adapter that lies at the same path now.
+for the adapter that lies at the same path now. What only fails after the merge, which is lost then, is tried first.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from mergekit_bonesoup.coefficients import MergeRefused
 _SINGLE = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
 
-__all__ = ["check_cached_adapters", "check_checkpoints", "check_output", "same_place"]
+__all__ = ["check_cached_adapters", "check_card", "check_checkpoints", "check_output", "same_place"]
 
 
 def same_place(reference: Any) -> tuple[str, str | None]:
@@ -56,14 +56,22 @@ def check_checkpoints(models: Iterable[Any]) -> None:
 
 
 def check_cached_adapters(models: Iterable[Any], cache: str | None) -> None:
-    """Check the merged adapters that mergekit would take from its cache, which it keys by the paths alone.
+    """Check that adapters have a cache, and those that mergekit would take from it: it keys them by the paths alone.
 
     Raises:
-        MergeRefused: naming the folder of one that is unfinished, or older than its adapter.
+        MergeRefused: if there is no cache for an adapter, or naming the folder of one that is unfinished, or
+            older than its adapter.
     """
-    for model in models if cache else ():
-        merged = Path(str(cache), f"{model.model._unique_id()}_{model.lora._unique_id()}") if model.lora else None
-        if merged is None or not merged.exists():
+    for model in models:
+        if not model.lora:
+            continue
+        if not cache:
+            raise MergeRefused(
+                f"{model} has an adapter, which mergekit merges first: say with --lora-merge-cache DIR where it may "
+                "keep the result (in Python MergeOptions(lora_merge_cache=DIR))."
+            )
+        merged = Path(cache, f"{model.model._unique_id()}_{model.lora._unique_id()}")
+        if not merged.exists():
             continue
         try:
             _check_folder(merged)
@@ -77,6 +85,26 @@ def check_cached_adapters(models: Iterable[Any], cache: str | None) -> None:
             raise MergeRefused(
                 f"{merged}, where mergekit keeps {model} merged, is older than the adapter: delete that folder."
             )
+
+
+def check_card(models: Iterable[Any]) -> None:
+    """Ask the Hub what mergekit's model card asks it after the merge: whether a folder `org/name` is a repository.
+
+    Names that are no folders here are not asked for, neither here nor there.
+
+    Raises:
+        MergeRefused: naming the folder and what to write for it, if the Hub cannot be asked.
+    """
+    from mergekit.card import is_hf
+
+    for path in dict.fromkeys(part.path for model in models for part in (model.model, model.lora) if part):
+        try:
+            is_hf(path)
+        except Exception as error:
+            raise MergeRefused(
+                f"the Hub cannot be asked for the model card whether {path} is a repository there: write ./{path} or "
+                f"the whole path for the folder here, or give --no-write-model-card. ({type(error).__name__})"
+            ) from error
 
 
 def _check_folder(folder: Path) -> None:

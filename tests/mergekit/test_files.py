@@ -9,9 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from mergekit.config import MergeConfiguration
 from safetensors.torch import load_file, save_file
 from tiny_merges import assert_same_bits, soup, tensors_of
 from transformers import AutoModelForCausalLM
+
+from mergekit_bonesoup import files
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 
@@ -202,6 +205,49 @@ def fail_with(error):
     return fail
 
 
+class TestTheCard:
+    """mergekit asks the Hub whether `org/name` is a repository of it, also where it is a folder, after the merge."""
+
+    @pytest.fixture
+    def relative(self, models, monkeypatch, tmp_path):
+        """A soup of two folders named like repositories, and one named like a repository of the first days."""
+        (tmp_path / "org").mkdir()
+        for model in models:
+            model.rename(tmp_path / "org" / model.name)
+        shutil.copytree(tmp_path / "org" / "a", tmp_path / "sft")
+        monkeypatch.chdir(tmp_path)
+        return lambda *names: soup(dict(zip(names, (0.6, 0.4), strict=True)), {"beta": 0.7}, base_model="./sft")
+
+    @pytest.mark.parametrize("name", ["org/b", "sft"])
+    def test_without_the_hub_it_is_refused_before_the_merge(self, relative, refused, name, tmp_path):
+        line = refused({**relative("./org/a", "./org/b"), "base_model": name})
+        assert f"the Hub cannot be asked for the model card whether {name} is a repository there" in line
+        assert f"write ./{name} or the whole path for the folder here, or give --no-write-model-card" in line
+        assert not (tmp_path / "out").exists()
+
+    def test_an_adapter_is_asked_for_too(self, relative, adapters, refused, tmp_path):
+        shutil.copytree(adapters[0][0], tmp_path / "org" / "adapter")
+        config = relative("./sft+org/adapter", "./org/b")
+        assert "whether org/adapter is a repository there" in refused(config, "--lora-merge-cache", "cache")
+
+    @pytest.mark.parametrize("way", ["dots", "absolute", "no card"])
+    def test_what_the_refusal_proposes_works(self, relative, command, way, tmp_path):
+        folder = {"dots": "./", "absolute": f"{tmp_path}/", "no card": ""}[way]
+        arguments = ["--no-write-model-card"] if way == "no card" else []
+        result, out = command(relative(f"{folder}org/a", f"{folder}org/b"), "--quiet", *arguments)
+        assert result.exit_code == 0, result.output
+        assert (out / "README.md").exists() == (way != "no card")
+
+    def test_a_hub_that_answers_is_asked_about_folders_alone(self, relative, command, monkeypatch):
+        asked = []
+        monkeypatch.setattr("huggingface_hub.repo_exists", lambda path, **_: asked.append(path) or True)
+        files.check_card(MergeConfiguration.model_validate(relative("org/a", "elsewhere/b")).referenced_models())
+        assert asked == ["./sft", "org/a"]  # the first is no name of a repository: the client asks nobody
+        result, out = command(relative("org/a", "org/b"), "--quiet")
+        assert result.exit_code == 0, result.output
+        assert "[org/a](https://huggingface.co/org/a)" in (out / "README.md").read_text()
+
+
 class TestAdaptersThatMergekitKeepsMerged:
     @pytest.fixture
     def config(self, checkpoints, adapters, tmp_path):
@@ -225,6 +271,12 @@ class TestAdaptersThatMergekitKeepsMerged:
         again, _ = command(config, "--quiet", *cache)
         assert again.exit_code == 0, again.output
 
+    def test_without_a_cache_they_are_refused_before_anything_is_read(self, config, refused, checkpoints, tmp_path):
+        line = refused(config)
+        assert f"{checkpoints / 'base'}+{tmp_path / 'adapter'} has an adapter, which mergekit merges first" in line
+        assert "say with --lora-merge-cache DIR where" in line
+        assert not (tmp_path / "out").exists()
+
     def test_one_that_was_interrupted_is_not_used(self, config, command, refused, tmp_path):
         cache = ("--lora-merge-cache", str(tmp_path / "cache"))
         command(config, "--quiet", *cache)
@@ -242,8 +294,6 @@ class TestOrder:
     """mergekit takes config and tokenizer from the first model if there is no base, and keeps the models in a set."""
 
     def test_models_come_in_the_order_in_which_they_are_written(self):
-        from mergekit.config import MergeConfiguration
-
         names = [f"/no/{name}" for name in "qwertyuiopasdfghjklzxcvbnm"]
         preference = {name: 1.0 if name == names[0] else 0.0 for name in names}
         config = MergeConfiguration.model_validate(soup(preference, {"beta": 0.6}))
@@ -252,8 +302,6 @@ class TestOrder:
         assert [str(model) for model in config.referenced_models()] == ["/no/base", *names]
 
     def test_of_slices_and_modules_too(self):
-        from mergekit.config import MergeConfiguration
-
         names = [f"/no/{name}" for name in "qwertyuiop"]
         sources = [{"model": name, "layer_range": [0, 1], "parameters": {"preference": 0.1}} for name in names]
         config = {"merge_method": "bone_soup", "slices": [{"sources": sources}], "parameters": {"beta": 0.6}}
@@ -262,8 +310,6 @@ class TestOrder:
         assert [str(m) for m in MergeConfiguration.model_validate(config).referenced_models()] == names
 
     def test_other_methods_keep_their_set(self):
-        from mergekit.config import MergeConfiguration
-
         config = {"merge_method": "linear", "models": [{"model": "/no/a"}, {"model": "/no/b"}]}
         assert {str(m) for m in MergeConfiguration.model_validate(config).referenced_models()} == {"/no/a", "/no/b"}
 

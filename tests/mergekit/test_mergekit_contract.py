@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from mergekit import merge, plan
+from mergekit import card, merge, plan
 from mergekit.common import ModelReference
 from mergekit.config import (
     ConditionalParameter,
@@ -18,6 +18,7 @@ from mergekit.config import (
 )
 from mergekit.io.tasks import ReturnTensor, SaveTensor
 from mergekit.merge_methods import base, easy_define, registry, task_adapter
+from mergekit.options import MergeOptions
 from mergekit.scripts import merge_raw_pytorch
 from safetensors.torch import load_file
 
@@ -119,3 +120,18 @@ def test_why_an_adapter_that_changed_needs_another_cache_it_is_keyed_by_path_alo
 def test_why_recipes_refuse_plus_and_at_in_names():
     assert str(ModelReference.parse("run+2/a").lora) == "2/a"
     assert ModelReference.parse("run@2/a").model.revision == "2/a"
+
+
+def test_the_card_asks_the_hub_about_folders_that_could_be_repositories(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr("huggingface_hub.repo_exists", lambda path, **_: asked.append(path) or False)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "org" / "a").mkdir(parents=True)
+    for path in ("org/a", "org/none", "./org/a", str(tmp_path)):
+        card.is_hf(path)
+    assert asked == ["org/a"]
+    assert "write_model_card" in MergeOptions.model_fields
+    asked.clear()
+    models = [ModelReference.parse(text) for text in ("org/a", "/no/base+org/a")]
+    assert list(card.extract_hf_paths(models)) == []
+    assert asked == ["org/a", "org/a"]

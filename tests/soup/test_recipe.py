@@ -43,6 +43,14 @@ def test_adapters_by_name() -> None:
     }
 
 
+def test_the_option_that_adapters_need_stands_in_a_comment() -> None:
+    weights = circulant_weights(2, 0.7)
+    first = mergekit_yaml(manifest(weights), None, [0.5, 0.5]).splitlines()[0]
+    assert first.startswith("# mergekit-yaml")
+    assert first.endswith("--lora-merge-cache DIR")
+    assert "#" not in mergekit_yaml(manifest(weights, "full"), None, [0.5, 0.5])
+
+
 def test_full_checkpoints_with_one_extrapolation_each() -> None:
     config = yaml.safe_load(
         mergekit_yaml(manifest(circulant_weights(3, 0.6), "full"), None, [1, 0, 0], [0.1, 0.2, 0.0])

@@ -14,6 +14,8 @@ from trl_bonesoup.errors import SoupError
 from trl_bonesoup.manifest import Preference, SoupManifest
 from trl_bonesoup.weights import FloatArray
 
+_ADAPTERS_NEED = "# mergekit-yaml merges each adapter first, into a folder that it needs: --lora-merge-cache DIR\n"
+
 __all__ = ["mergekit_yaml"]
 
 
@@ -39,6 +41,7 @@ def mergekit_yaml(
         SoupError: if a path holds `+` or `@`, by which mergekit separates adapters and revisions.
 
     The base model is always named: it gives config and tokenizer, and its share if there is extrapolation.
+    Where a backbone is an adapter, the first line is a comment with the option that mergekit-yaml then needs.
     """
     manifest.coefficients(preference, extrapolation)
     mu_N = manifest.preference(preference)
@@ -65,7 +68,8 @@ def mergekit_yaml(
         config |= {"dtype": "float32", "out_dtype": dtype}
     elif dtype is not None:
         config["dtype"] = dtype
-    return yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
+    text = yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
+    return _ADAPTERS_NEED + text if any(backbone.kind == "adapter" for backbone in manifest.backbones) else text
 
 
 def _weights_parameters(weights: FloatArray) -> dict[str, Any]:
