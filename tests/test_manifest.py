@@ -151,12 +151,38 @@ class TestSave:
             manifest.save(tmp_path)
         assert (tmp_path / FILE_NAME).read_text(encoding="utf-8") == "old"
 
+    @pytest.mark.parametrize("name", ["new", f"new/{FILE_NAME}"])
+    def test_takes_what_load_takes(self, manifest, tmp_path, name):
+        assert manifest.save(tmp_path / name) == tmp_path / "new" / FILE_NAME
+        assert SoupManifest.load(tmp_path / name) == manifest
+
+    def test_a_folder_may_be_called_soup_json(self, manifest, tmp_path):
+        (tmp_path / FILE_NAME).mkdir()
+        assert manifest.save(tmp_path / FILE_NAME) == tmp_path / FILE_NAME / FILE_NAME
+        assert SoupManifest.load(tmp_path / FILE_NAME) == manifest
+
 
 class TestLoadRefuses:
     @pytest.mark.parametrize("name", ["", FILE_NAME, "missing", "missing/soup.json"])
     def test_a_missing_file(self, tmp_path, name):
         with pytest.raises(ManifestError, match=r"There is no soup\.json at .* run the same `seek` again"):
             SoupManifest.load(tmp_path / name)
+
+    @pytest.mark.parametrize("model", ["adapter_config.json", "helpful/adapter_config.json", "helpful/config.json"])
+    @pytest.mark.parametrize("name", ["", FILE_NAME])
+    def test_a_missing_file_beside_models_says_how_to_write_one(self, tmp_path, model, name):
+        (tmp_path / model).parent.mkdir(exist_ok=True)
+        (tmp_path / model).touch()
+        with pytest.raises(ManifestError, match=r"`bonesoup manifest`.*#a-soup-of-models-that-you-have"):
+            SoupManifest.load(tmp_path / name)
+
+    def test_a_missing_file_beside_other_things_does_not(self, tmp_path):
+        (tmp_path / "data" / "deeper").mkdir(parents=True)
+        (tmp_path / "data" / "deeper" / "config.json").touch()
+        (tmp_path / "notes.txt").touch()
+        with pytest.raises(ManifestError) as caught:
+            SoupManifest.load(tmp_path)
+        assert "bonesoup manifest" not in str(caught.value)
 
     @pytest.mark.parametrize("text", ["", "{", "not json", '{"format_version": 1,}', "[" * 100_000])
     def test_what_is_not_json(self, tmp_path, text):
@@ -195,6 +221,13 @@ class TestLoadRefuses:
     def test_what_to_do_about_another_format_version(self, tmp_path, version, advice):
         write(tmp_path, changed("format_version", version))
         with pytest.raises(ManifestError, match=advice):
+            SoupManifest.load(tmp_path)
+
+    def test_a_file_by_hand_without_its_format_version(self, tmp_path):
+        data = valid_data()
+        del data["format_version"]
+        write(tmp_path, data)
+        with pytest.raises(ManifestError, match=r'has format version None.*by hand.*add `"format_version": 1`'):
             SoupManifest.load(tmp_path)
 
     def test_an_unknown_key_may_be_of_a_newer_version(self, tmp_path):
@@ -470,6 +503,13 @@ class TestPreference:
     def test_names_that_a_preset_may_not_have(self, manifest, name):
         with pytest.raises(ManifestError, match="cannot be added"):
             manifest.with_preset(name, [0.5, 0.5])
+
+    @pytest.mark.parametrize("name", ["Acme, Inc.", "a=b", "0.5", "1e3", "nan", " cautious", "cautious "])
+    def test_a_preset_is_a_name_that_a_command_line_can_tell_from_shares(self, manifest, name, tmp_path):
+        with pytest.raises(ManifestError, match=r"cannot be added: .*--preference"):
+            manifest.with_preset(name, [0.5, 0.5])
+        write(tmp_path, {**valid_data(), "presets": {name: {"objective 0": 1.0}}})
+        np.testing.assert_array_equal(SoupManifest.load(tmp_path).preference(name), [1.0, 0.0])
 
     def test_a_preset_off_the_simplex_is_refused(self, manifest, tmp_path):
         with pytest.raises(WeightsError, match="sum to 1"):

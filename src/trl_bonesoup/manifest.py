@@ -38,6 +38,11 @@ MAX_OBJECTIVES = 64
 MAX_ENTRIES = 256
 """Of each of the lists by name: presets, settings, versions."""
 
+MODELS = {"adapter_config.json": "adapter", "config.json": "full"}
+"""Which kind of backbone a folder holds, by the first of these files in it."""
+
+_GUIDE = "docs/soups.md#a-soup-of-models-that-you-have"
+
 EQUAL = "equal"
 """The preset that weighs every objective alike; every soup has it, and one for each objective by its name."""
 
@@ -191,18 +196,25 @@ class SoupManifest(_Record):
 
         Raises:
             WeightsError: for a preference off the simplex.
-            ManifestError: for a name that is not allowed.
+            ManifestError: for a name that is not allowed, or that a command could not tell from shares.
         """
         mu_N = self.preference(preference)
         named = dict(zip(self.objective_names, mu_N.tolist(), strict=True))
+        if not _is_a_word(name):
+            raise ManifestError(
+                f"The preset {name!r} cannot be added: --preference takes numbers, commas and = for shares, and leaves "
+                "out spaces at the ends. Choose another name."
+            )
         try:
             return self.model_validate({**self.model_dump(), "presets": {**self.presets, name: named}})
         except ValidationError as error:
             raise ManifestError(f"The preset {name!r} cannot be added: {problems(error, 'soup')}.") from error
 
     def save(self, folder: str | Path) -> Path:
-        """Write soup.json into `folder`, completely or not at all, and return its path."""
-        target = Path(folder) / FILE_NAME
+        """Write soup.json, given as its folder or as the file, completely or not at all, and return its path."""
+        target = Path(folder)
+        if target.name != FILE_NAME or target.is_dir():
+            target = target / FILE_NAME
         target.parent.mkdir(parents=True, exist_ok=True)
         beside = target.with_name(f".{FILE_NAME}.{os.getpid()}")
         beside.write_text(self.model_dump_json(indent=2) + "\n", encoding="utf-8")
@@ -222,7 +234,7 @@ class SoupManifest(_Record):
         if not os.path.isfile(file):  # noqa: PTH113 - as above
             raise ManifestError(
                 f"There is no {FILE_NAME} at {file}. It is written when `seek` has trained every backbone: "
-                "run the same `seek` again to finish, or check the path."
+                f"run the same `seek` again to finish, or check the path.{_for_models_in(file)}"
             )
         return cls._checked(read_json(file, ManifestError, MAX_BYTES), str(file))
 
@@ -241,7 +253,7 @@ class SoupManifest(_Record):
         if type(version) is not int or version != FORMAT_VERSION:
             raise ManifestError(
                 f"{where} has format version {shown(repr(version))}; this version of trl-bonesoup reads "
-                f"{FORMAT_VERSION}. {_other_version(version)}"
+                f"{FORMAT_VERSION}. {_other_version(version, data)}"
             )
         try:
             return cls.model_validate(data)
@@ -259,12 +271,33 @@ class SoupManifest(_Record):
         if name in self.presets:
             return self.presets[name]
         raise WeightsError(
-            f"Unknown preset {name!r}; this soup has {[EQUAL, *names, *self.presets]}. A preference of your own is a "
-            "list of numbers or a dict by objective name."
+            f"Unknown preset {name!r}; this soup has {[EQUAL, *names, *self.presets]}. A preference of your own is "
+            "shares by name (helpful=0.7,harmless=0.3; in Python a dict), or shares in order (0.7,0.3; a list)."
         )
 
 
-def _other_version(version: object) -> str:
+def _is_a_word(name: str) -> bool:
+    """Return whether a name can be told from shares where both are text."""
+    try:
+        float(name)
+    except ValueError:
+        return name == name.strip() and not set(name) & set(",=")
+    return False
+
+
+def _for_models_in(file: Path) -> str:
+    """Return what to do where there is no soup.json, but models that one could be about."""
+    if file.name != FILE_NAME or not os.path.isdir(file.parent):  # noqa: PTH112 - Path.is_dir raises for a long name
+        return ""
+    patterns = [f"{where}{name}" for where in ("", "*/") for name in MODELS]
+    if not any(True for pattern in patterns for _ in file.parent.glob(pattern)):
+        return ""
+    return f" For models that were trained elsewhere, `bonesoup manifest` writes one: {_GUIDE}."
+
+
+def _other_version(version: object, data: Any) -> str:
+    if version is None and isinstance(data, dict) and "backbones" in data:
+        return f'If it was written by hand, add `"format_version": {FORMAT_VERSION}`.'
     if type(version) is not int:
         return f"Either it is no {FILE_NAME} of trl-bonesoup, or it was changed by hand."
     if version > FORMAT_VERSION:

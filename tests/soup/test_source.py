@@ -131,6 +131,33 @@ def test_a_missing_base_says_how_to_name_it(run: Path) -> None:
         open_soup(run).base_model()
 
 
+def test_a_path_from_the_working_directory_is_told_from_one_of_soup_json(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`run/helpful` in run/soup.json means run/run/helpful, and looks like an id on the Hub."""
+    monkeypatch.chdir(run.parent)
+    write_manifest(run, ["helpful", "run/harmless"], base="run/base")
+    looked = rf"no folder {run / 'run'}/harmless.*Paths in soup\.json count from its folder: write 'harmless'"
+    with pytest.raises(HubError, match=looked):
+        open_soup("run").backbones()
+    with pytest.raises(HubError, match=r"no folder .*run/run/base.*write 'base'"):
+        open_soup("run").base_model().folder()
+    (run.parent / "my adapters").mkdir()
+    write_manifest(run, ["helpful", "my adapters"])
+    with pytest.raises(SoupError, match=r"neither a folder .*run/my adapters.*write '\.\./my adapters'"):
+        open_soup("run").backbones()
+
+
+def test_an_id_that_is_not_on_the_hub_is_no_folder_either(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(run.parent)
+    write_manifest(run, ["helpful", "adapters/harmless"])
+    with pytest.raises(HubError, match=rf"could not be fetched.*no folder {run}/adapters/harmless") as caught:
+        open_soup("run").backbones()
+    assert "count from" not in str(caught.value)
+    with pytest.raises(HubError, match=rf"could not be fetched.*no folder {run.parent}/adapters/nope"):
+        open_soup("adapters/nope")
+
+
 def test_what_is_neither_folder_nor_repository(run: Path, tmp_path: Path) -> None:
     with pytest.raises(HubError, match="could not be fetched"):
         open_soup("org/does-not-exist-anywhere")

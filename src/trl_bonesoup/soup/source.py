@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 
-from trl_bonesoup.errors import SoupError
-from trl_bonesoup.manifest import FILE_NAME, SoupManifest
+from trl_bonesoup.errors import HubError, SoupError
+from trl_bonesoup.manifest import FILE_NAME, MODELS, SoupManifest
 from trl_bonesoup.soup.download import Snapshot
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?", re.ASCII)
@@ -26,11 +27,13 @@ class ModelRef:
         id: an absolute path or a Hub id.
         revision: of the Hub id.
         snapshot: the repository that the folder `id` is a part of, from which it is fetched when needed.
+        hint: what else to say if it is not on the Hub.
     """
 
     id: str
     revision: str | None = None
     snapshot: Snapshot | None = None
+    hint: str = field(default="", compare=False)
 
     @classmethod
     def named(cls, name: str | Path, revision: str | None = None) -> ModelRef:
@@ -69,7 +72,8 @@ class ModelRef:
         """
         if self.snapshot is not None or self.is_local:
             return self
-        snapshot = Snapshot.open(self.id, self.revision, ["config.json", "adapter_config.json"])
+        with _hinting(self.hint):
+            snapshot = Snapshot.open(self.id, self.revision, list(MODELS))
         if not snapshot.folder.is_dir():
             at = f" at revision {self.revision!r}" if self.revision else ""
             raise SoupError(f"The repository {self.id}{at} holds no model: no config.json and no adapter_config.json.")
@@ -138,7 +142,7 @@ class SoupSource:
         try:
             return self._find(record.id, record.revision, "base_model")
         except SoupError as error:
-            raise SoupError(f"{error} Pass base_model= to say where the base model is.") from error
+            raise SoupError(f"{error} Pass base_model= (--base-model) to say where the base model is.") from error
 
     def backbones(self, *, code: bool = False) -> list[Path]:
         """Return the folders of the N backbones in order, fetching from the Hub those that lie there.
@@ -195,7 +199,12 @@ class SoupSource:
         local = folder / name
         if _is_dir(local):
             return ModelRef(str(local.resolve()))
-        return ModelRef.on_hub(name, revision, role, f"a folder on this machine ({local})", old_names=old_names)
+        hint, instead = _if_meant_from_here(name, folder), f"a folder on this machine ({local})"
+        try:
+            model = ModelRef.on_hub(name, revision, role, instead, old_names=old_names)
+        except SoupError as error:
+            raise SoupError(f"{error}{hint}") from error
+        return replace(model, hint=f" There is no folder {local} either.{hint}")
 
 
 def open_soup(path: str | Path, *, base_model: str | Path | None = None, revision: str | None = None) -> SoupSource:
@@ -219,13 +228,31 @@ def open_soup(path: str | Path, *, base_model: str | Path | None = None, revisio
         return SoupSource(SoupManifest.load(local), local.resolve(), override)
     if not _HUB_ID.fullmatch(str(path)):
         raise SoupError(f"There is no folder {path}; give the folder of a {FILE_NAME} or a Hub id like org/name.")
-    snapshot = Snapshot.open(str(path), revision, [FILE_NAME])
+    with _hinting(f" There is no folder {local.absolute()} either."):
+        snapshot = Snapshot.open(str(path), revision, [FILE_NAME])
     if not (snapshot.folder / FILE_NAME).is_file():
         raise SoupError(
             f"The repository {path} at commit {snapshot.commit} has no {FILE_NAME}, so it is no soup. `bonesoup push` "
             "makes one; a single model is loaded with transformers or PEFT."
         )
     return SoupSource(SoupManifest.load(snapshot.folder), snapshot.folder, override, snapshot)
+
+
+@contextlib.contextmanager
+def _hinting(hint: str) -> Iterator[None]:
+    """Add to what the Hub's client says; a path with a typing error looks like an id."""
+    try:
+        yield
+    except HubError as error:
+        raise HubError(f"{error}{hint}") from error
+
+
+def _if_meant_from_here(name: str, folder: Path) -> str:
+    """Return what to write for a path that would be right from the working directory."""
+    meant = Path.cwd() / name
+    if folder == Path.cwd() or not _is_dir(meant):
+        return ""
+    return f" Paths in {FILE_NAME} count from its folder: write {Path(os.path.relpath(meant, folder)).as_posix()!r}."
 
 
 def _is_dir(path: str | Path) -> bool:
