@@ -173,7 +173,7 @@ def test_a_rank_that_is_none_is_refused(two_adapters, tmp_path, rank) -> None:
 
 def test_a_full_checkpoint_has_no_rank(two_adapters, two_full, tmp_path) -> None:
     for run, options in ((two_adapters, {"full": True}), (two_full, {})):
-        with pytest.raises(ConfigurationError, match="rank=2 compresses an adapter"):
+        with pytest.raises(ConfigurationError, match=r"rank=2 \(--rank\) compresses an adapter"):
             merge(run, tmp_path / "out", [0.5, 0.5], rank=2, **options)
     with pytest.raises(ConfigurationError, match="rank=2"):
         BoneSoup.from_pretrained(two_full).save_pretrained(tmp_path / "out", rank=2)

@@ -108,7 +108,7 @@ class _Trained:
             return cls(str(name), folder, None)
         config = read_config(folder)
         if base is None and not config.get("base_model_name_or_path"):
-            raise SoupError(f"The adapter {folder} names no base model; pass base_model=.")
+            raise SoupError(f"The adapter {folder} names no base model; pass base_model= (--base-model).")
         return cls(str(name), folder, base or _base_of(model, config))
 
     def tokenizer(self) -> Any:
@@ -141,7 +141,8 @@ def _base_of(adapter: ModelRef, config: dict[str, Any]) -> ModelRef:
     name, revision = config["base_model_name_or_path"], config.get("revision")
     if adapter.is_local:
         return ModelRef.named(name, revision)
-    return ModelRef.on_hub(name, revision, f"base model of the adapter {adapter.id}", "given as base_model=")
+    named_by = "given as base_model= (--base-model)"
+    return ModelRef.on_hub(name, revision, f"base model of the adapter {adapter.id}", named_by)
 
 
 class _OneModelAnswering:

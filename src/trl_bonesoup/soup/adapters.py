@@ -129,7 +129,7 @@ def check_same_base(adapters: Iterable[_NamesItsBase]) -> None:
         listing = "; ".join(f"{folder}: {base!r}" for folder, base in named.items())
         raise SoupError(
             f"The backbones name different base models ({listing}). Deltas of different models do not add up; "
-            "if these are copies of one model, say which to use with base_model=."
+            "if these are copies of one model, say which to use with base_model= (--base-model)."
         )
 
 

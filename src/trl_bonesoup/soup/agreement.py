@@ -67,7 +67,7 @@ def check_recorded_base(adapters: Iterable[Adapter], base: ModelRef) -> None:
         if on_hub and named != base.id:
             raise SoupError(
                 f"The adapter {adapter.folder} was trained on {named!r}, but the base model of soup.json is "
-                f"{base.id!r}. If these are copies of one model, say which to use with base_model=."
+                f"{base.id!r}. If these are copies of one model, say which to use with base_model= (--base-model)."
             )
 
 

@@ -93,8 +93,8 @@ def check_rank(rank: int | None, *, full: bool) -> None:
         raise ConfigurationError(f"The rank of an adapter is a whole number from 1; got {rank!r}.")
     if full:
         raise ConfigurationError(
-            f"rank={rank} compresses an adapter, and a full checkpoint was asked for (or the backbones are full "
-            "checkpoints), which has no rank. Leave rank out, or write an adapter."
+            f"rank={rank} (--rank) compresses an adapter, and a full checkpoint was asked for (or the backbones are "
+            "full checkpoints), which has no rank. Leave it out, or write an adapter."
         )
 
 

@@ -259,8 +259,8 @@ def as_dtype(dtype: Any) -> torch.dtype | None:
 def _check_shards(max_shard_size: int | str | None, *, cut: bool) -> None:
     if max_shard_size is not None and not cut:
         raise ConfigurationError(
-            f"max_shard_size={max_shard_size!r} is for a full checkpoint made from adapters. An adapter is one file, "
-            "and a soup of full checkpoints has the files of its first backbone."
+            f"max_shard_size={max_shard_size!r} (--max-shard-size) is for a full checkpoint made from adapters. An "
+            "adapter is one file, and a soup of full checkpoints has the files of its first backbone."
         )
 
 

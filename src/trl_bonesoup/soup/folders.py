@@ -97,7 +97,7 @@ def check_target(target: str | Path, *, overwrite: bool = False, inputs: Iterabl
         return final
     if not overwrite:
         raise SoupError(
-            f"The output folder {final} is not empty. Choose another one, or pass overwrite=True to replace it."
+            f"The output folder {final} is not empty. Choose another one, or replace it (overwrite=True, --overwrite)."
         )
     if not any((final / name).is_file() for name in MODEL_FILES):
         raise SoupError(

@@ -84,5 +84,5 @@ class FullParameters:
             raise SoupError(
                 f"The tensors in {self._folders[0]} are not those of the loaded model (only in the model: "
                 f"{missing[:3]}; only in the files: {unused[:3]}), so this architecture cannot be merged in place. "
-                "Write the soup with merge(..., full=True) and load the result."
+                "Write the soup with `merge` (in the shell `bonesoup merge`) and load the result."
             )

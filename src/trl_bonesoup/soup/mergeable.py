@@ -67,7 +67,7 @@ class MergeableAdapter:
                 raise SoupError(
                     f"The adapter {self.folder} trains {module}, which in the base model shares its weight with {twin} "
                     "(tied embeddings), so no checkpoint of this architecture tells the two apart. Save the base model "
-                    "with an lm_head of its own and give that with base_model= (docs/soups.md shows how)."
+                    "with an lm_head of its own and give that with base_model=, --base-model (docs/soups.md shows how)."
                 )
         if changes_base(self.config) and base.dtype != torch.float32:
             init = self.config["init_lora_weights"]

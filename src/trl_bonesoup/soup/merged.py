@@ -49,6 +49,7 @@ def _check_untied(scales: AdapterScales, state: dict[str, torch.Tensor]) -> None
         if holders[state[f"{name}.base_layer.weight"].data_ptr()] > 1:
             raise SoupError(
                 f"{name} has an adapter and shares its weight with another layer that has none (tied embeddings), so "
-                "no full checkpoint of this architecture holds the soup. Save it as an adapter (full=False), or give a "
-                "base model whose lm_head has a weight of its own with base_model= (docs/soups.md shows how)."
+                "no full checkpoint of this architecture holds the soup. Save it as an adapter (full=False, no "
+                "--full), or give a base model whose lm_head has a weight of its own with base_model=, --base-model "
+                "(docs/soups.md shows how)."
             )

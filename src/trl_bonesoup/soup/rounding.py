@@ -88,7 +88,8 @@ class Rounder:
             if not torch.isfinite(exact).all():
                 raise SoupError(f"{name} of {self._what} contains NaN or infinity, which an adapter put there.")
             raise SoupError(
-                f"{name} of {self._what} exceeds the range of {rounded.dtype}; write it with dtype=torch.float32."
+                f"{name} of {self._what} exceeds the range of {rounded.dtype}; write it in float32 "
+                "(dtype=torch.float32, --dtype float32)."
             )
         if exact is not base or rounded.dtype != base.dtype:
             self._meter.add(rounded, exact.to(torch.promote_types(exact.dtype, torch.float32)), base)
@@ -122,8 +123,8 @@ def warn_about_rounding(share: float | None, where: object) -> None:
     if share is not None and share > LARGE_LOSS:
         warnings.warn(
             f"Rounding loses {share:.1%} of the soup's effect in {where}: the backbones moved the weights by little "
-            "more than the spacing of this dtype. Write the checkpoint in float32 (dtype=torch.float32), or keep "
-            "the soup an adapter (full=False).",
+            "more than the spacing of this dtype. Write the checkpoint in float32 (dtype=torch.float32, --dtype "
+            "float32), or keep the soup an adapter (full=False, no --full).",
             RoundingWarning,
             stacklevel=3,
         )

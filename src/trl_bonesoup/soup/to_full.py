@@ -159,7 +159,7 @@ def _check_unquantized(base: ModelRef) -> None:
     if getattr(config, "quantization_config", None):
         raise SoupError(
             f"The base model {base.id} is quantized, and merging into its weights would round them again. Give the "
-            "model that it was quantized from with base_model=."
+            "model that it was quantized from with base_model= (--base-model)."
         )
 
 
@@ -172,7 +172,7 @@ def _warn_about_rounding(loss: float, where: Path) -> None:
     if loss > LARGE_LOSS:
         warnings.warn(
             f"Rounding loses {loss:.1%} of what training changed in {where}, and soups with large coefficients "
-            "multiply that. Write the backbones in float32 (dtype=torch.float32).",
+            "multiply that. Write the backbones in float32 (dtype=torch.float32, --dtype float32).",
             RoundingWarning,
             stacklevel=3,
         )
