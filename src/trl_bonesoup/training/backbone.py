@@ -9,7 +9,7 @@ import logging
 import os
 import shutil
 from collections.abc import Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +70,7 @@ def train_backbones(
                 args,
                 calibration_samples,
                 stop_after,
+                loaded_here=isinstance(model, str),
                 combination_weights=columns[:, j],
                 processing_class=processing_class,
                 peft_config=copy.deepcopy(peft_config),  # PEFT writes the names of the modules it found into it
@@ -103,11 +104,14 @@ def _train_backbone(
     args: MultiRewardPPOConfig,
     calibration_samples: int,
     stop_after: int | None,
+    *,
+    loaded_here: bool,
     **trainer_kwargs: Any,
 ) -> Any:
     """Train backbone j into its folder; return the base model as it was before, or `None` if it is sharded now."""
     from trl_bonesoup.training.resume import PauseAt
     from trl_bonesoup.training.trainer import MultiRewardPPOTrainer
+    from trl_bonesoup.training.upstream import model_settings_were_used
 
     full = trainer_kwargs["peft_config"] is None
     kept = full and not is_sharded(args)
@@ -115,7 +119,8 @@ def _train_backbone(
     state, work = args.distributed_state, run.work_folder(j)
     if stop_after is not None:
         trainer_kwargs["callbacks"] = [*(trainer_kwargs.get("callbacks") or []), PauseAt(stop_after)]
-    trainer = MultiRewardPPOTrainer(model=base, args=_backbone_args(args, work, run.statistics), **trainer_kwargs)
+    with model_settings_were_used() if loaded_here else nullcontext():
+        trainer = MultiRewardPPOTrainer(model=base, args=_backbone_args(args, work, run.statistics), **trainer_kwargs)
     _show_progress(trainer, run, j, args)
     if run.statistics is None and args.score_normalization == "running":
         scores = _measured(trainer, calibration_samples)

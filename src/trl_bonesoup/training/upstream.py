@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 
 from trl_bonesoup.errors import DependencyError
@@ -51,6 +54,25 @@ def require_tested_trl() -> None:
             f"MultiRewardPPOTrainer was tested with trl>={TESTED[0]},<{TESTED[1]}; {installed} is installed. "
             f"Run: pip install 'trl>={TESTED[0]},<{TESTED[1]}'"
         )
+
+
+@contextmanager
+def model_settings_were_used() -> Iterator[None]:
+    """Keep back one warning of GRPOTrainer: that `model_init_kwargs` are ignored, for a model that they loaded.
+
+    GRPOTrainer warns of every model that it is given loaded. It does not know that `seek` loaded it, once for all
+    backbones, and uses the settings itself for the reference model.
+    """
+    logger = logging.getLogger("trl.trainer.grpo_trainer")
+    logger.addFilter(_is_another_warning)
+    try:
+        yield
+    finally:
+        logger.removeFilter(_is_another_warning)
+
+
+def _is_another_warning(record: logging.LogRecord) -> bool:
+    return "`model_init_kwargs` will be ignored" not in record.getMessage()
 
 
 def _release(text: str) -> tuple[int, int]:
