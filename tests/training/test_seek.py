@@ -14,12 +14,18 @@ from tiny import count_word, tiny_llama
 from transformers import TrainerCallback
 
 from trl_bonesoup import MultiRewardPPOTrainer, SoupManifest, circulant_weights, seek
-from trl_bonesoup.errors import ConfigurationError, WeightsError
+from trl_bonesoup.errors import ConfigurationError, RewardError, WeightsError
 from trl_bonesoup.rewards.spec import reward_spec
 
 LORA = LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM")
 REWARDS = [count_word("w5"), count_word("w7")]
 B = circulant_weights(2, beta=0.7)
+
+
+def begin(base: str, args: Any, prompts: Dataset, **options: Any) -> None:
+    """Begin a run that has kept something, so that other settings must not replace it."""
+    seek(base, REWARDS, B, args, prompts, **{"peft_config": LORA, **options, "backbones": []})
+    (Path(args.output_dir) / ".training-says_w5" / "checkpoint-2").mkdir(parents=True)
 
 
 def adapter(folder: Path) -> dict[str, torch.Tensor]:
@@ -284,7 +290,7 @@ def test_everything_that_makes_another_run_is_noticed(
 ) -> None:
     lora = LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM")
     arguments: dict[str, Any] = {"train_dataset": prompts, "peft_config": lora, "backbones": []}
-    seek(base, REWARDS, B, settings(), **arguments)
+    begin(base, settings(), prompts, peft_config=lora)
     args = settings(**{key: value for key, value in change.items() if key not in arguments})
     with pytest.raises(ConfigurationError, match=message):
         seek(base, REWARDS, B, args, **{**arguments, **{k: v for k, v in change.items() if k in arguments}})
@@ -300,7 +306,7 @@ def test_the_same_prompts_from_elsewhere_continue_a_run(base: str, prompts: Data
 def test_a_base_at_another_path_continues_a_run_and_a_changed_one_does_not(
     base: str, prompts: Dataset, settings: Any, tmp_path: Path
 ) -> None:
-    seek(base, REWARDS, B, settings(), prompts, peft_config=LORA, backbones=[])
+    begin(base, settings(), prompts)
     copied = shutil.copytree(base, tmp_path / "copied")
     assert seek(str(copied), REWARDS, B, settings(), prompts, peft_config=LORA, backbones=[]) is None
     config = copied / "config.json"
@@ -318,9 +324,43 @@ def test_the_callers_adapter_configuration_is_left_alone(base: str, prompts: Dat
 
 def test_another_run_in_the_folder_is_refused(base: str, prompts: Dataset, settings: Any) -> None:
     args = settings()
-    seek(base, REWARDS, B, args, prompts, peft_config=LORA, backbones=[])
+    begin(base, args, prompts)
     with pytest.raises(ConfigurationError, match=r"other settings \(combination_weights: .*0\.7.* there, .*0\.8.* now"):
         seek(base, REWARDS, circulant_weights(2, 0.8), args, prompts, peft_config=LORA)
+
+
+def test_a_run_that_failed_before_it_had_anything_gives_way_to_other_settings(
+    base: str, prompts: Dataset, settings: Any
+) -> None:
+    def fails(completions: list[str], **columns: Any) -> list[float]:
+        raise ValueError("no")
+
+    rewards = [REWARDS[0], fails]
+    with pytest.raises(RewardError, match="raised ValueError: no"):
+        seek(base, rewards, B, settings(), prompts, peft_config=LORA)
+    assert (Path(settings().output_dir) / "seek.json").exists()
+    seek(base, REWARDS, B, settings(max_steps=2), prompts, peft_config=LORA, backbones=[0])
+    record = json.loads((Path(settings().output_dir) / "seek.json").read_text())
+    assert record["request"]["objectives"] == ["says_w5", "says_w7"]
+    with pytest.raises(ConfigurationError, match=r"other settings \(settings.max_steps: 2 there, 4 now"):
+        seek(base, REWARDS, B, settings(), prompts, peft_config=LORA)
+
+
+@pytest.mark.parametrize("kept", ["logs/says_w5.json", "soup.json", "says_w7/adapter_config.json", "statistics"])
+def test_whatever_a_run_has_kept_stays_its_own(base: str, prompts: Dataset, settings: Any, kept: str) -> None:
+    seek(base, REWARDS, B, settings(), prompts, peft_config=LORA, backbones=[])
+    folder = Path(settings().output_dir)
+    if kept == "statistics":
+        record = json.loads((folder / "seek.json").read_text())
+        record["statistics"] = [{"mean": 0.0, "std": 1.0}] * 2
+        (folder / "seek.json").write_text(json.dumps(record))
+    else:
+        (folder / kept).parent.mkdir(exist_ok=True)
+        (folder / kept).write_text("{}")
+    before = (folder / "seek.json").read_bytes()
+    with pytest.raises(ConfigurationError, match=r"other settings \(settings.max_steps: 4 there, 2 now"):
+        seek(base, REWARDS, B, settings(max_steps=2), prompts, peft_config=LORA)
+    assert (folder / "seek.json").read_bytes() == before
 
 
 def test_a_base_inside_the_run_is_named_relative_to_it(base: str, prompts: Dataset, settings: Any) -> None:
@@ -340,9 +380,10 @@ def test_a_base_inside_the_run_is_named_relative_to_it(base: str, prompts: Datas
         ({"objective_names": ["a", "a"]}, ConfigurationError, "distinct"),
         ({"value_model": tiny_llama()}, ConfigurationError, "value model's id or path, not a LlamaForCausalLM"),
         ({"model": get_peft_model(tiny_llama(), LORA)}, ConfigurationError, "Merge the adapter into it first"),
+        ({"train_dataset": Dataset.from_dict({"prompt": ["w1"] * 7})}, ConfigurationError, "7 prompts, fewer"),
         ({}, ConfigurationError, "The base model 'no/such-model' was not found.*Check the path or the id"),
     ],
-    ids=["singular", "other size", "index", "names", "value model", "adapter", "missing"],
+    ids=["singular", "other size", "index", "names", "value model", "adapter", "few prompts", "missing"],
 )
 def test_refused_before_anything_is_written(
     prompts: Dataset, settings: Any, kwargs: dict[str, Any], error: type[Exception], message: str

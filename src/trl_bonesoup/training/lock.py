@@ -16,7 +16,7 @@ from trl_bonesoup.errors import ConfigurationError
 
 logger = logging.getLogger(__name__)
 
-__all__ = ["locked"]
+__all__ = ["is_held", "locked"]
 
 
 @contextmanager
@@ -61,6 +61,18 @@ def locked(file: Path, what: str) -> Iterator[None]:
             yield
         finally:
             file.unlink(missing_ok=True)  # while it is held: nobody else can have taken this file
+
+
+def is_held(file: Path) -> bool:
+    """Whether another process holds the lock `file`, which exists; where that cannot be told, it counts as held."""
+    try:
+        import fcntl
+
+        with file.open("a+", encoding="utf-8") as stream:
+            fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except (ImportError, OSError):
+        return True
+    return False
 
 
 def _is_still(file: Path, stream: IO[str]) -> bool:

@@ -16,9 +16,10 @@ import numpy as np
 
 from trl_bonesoup import __version__
 from trl_bonesoup.errors import ConfigurationError
-from trl_bonesoup.manifest import Backbone, BaseModelRef, Objective, ScoreStatistics, SoupManifest
+from trl_bonesoup.manifest import FILE_NAME, Backbone, BaseModelRef, Objective, ScoreStatistics, SoupManifest
 from trl_bonesoup.markdown import hide_local_paths
 from trl_bonesoup.rewards.normalization import score_correlation, score_statistics
+from trl_bonesoup.training.lock import is_held
 from trl_bonesoup.training.saved_run import FORMAT_VERSION, RECORD, SavedRun, earlier_soup
 from trl_bonesoup.weights import FloatArray
 
@@ -42,13 +43,16 @@ class Run:
     def open(cls, folder: Path, request: dict[str, Any]) -> Self:
         """Start a run in `folder`, or continue the one that is there.
 
+        One that failed before it measured or kept anything gives way to a run with other settings.
+
         Raises:
             ConfigurationError: if the folder holds a run with other settings.
         """
         run = cls(folder, request)
         if (folder / RECORD).exists():
             saved = cls.load(folder)
-            if found := differences(saved.request, request):
+            found = differences(saved.request, request)
+            if found and not saved.is_empty():
                 raise ConfigurationError(
                     f"{folder} holds a run with other settings ({'; '.join(found)}). Choose another output_dir, "
                     "or repeat the settings to continue it."
@@ -68,6 +72,16 @@ class Run:
         """
         saved, request = SavedRun.load(folder)
         return cls(folder, request, saved.statistics, saved.correlation)
+
+    def is_empty(self) -> bool:
+        """Whether nothing was measured or kept of this run, and no process works on it."""
+        kept = [".training-*/checkpoint-*", "logs/*.json", FILE_NAME]
+        return (
+            self.statistics is None
+            and not any(self.is_finished(j) for j in range(len(self.slugs)))
+            and not any(True for pattern in kept for _ in self.folder.glob(pattern))
+            and not any(is_held(lock) for lock in self.folder.glob(".lock-*"))
+        )
 
     def agreed_scale(self, scores: FloatArray) -> tuple[list[ScoreStatistics], list[list[float]] | None]:
         """Take the scale of the scores from samples of the base model, (K, N), and record it; return it.

@@ -3,7 +3,8 @@
 The folder of a run holds `seek.json` (what was asked for, and the scale of the scores), one folder
 per finished backbone, `logs/`, and at the end `soup.json`. A second call with the same settings
 continues where the first stopped: with the next backbone, or from the last checkpoint of one that
-was interrupted.
+was interrupted. One with other settings is refused, unless the first failed before it measured the
+scale or kept a checkpoint.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from trl_bonesoup.manifest import SoupManifest
 from trl_bonesoup.rewards.protocol import objective_names as distinct_names
 from trl_bonesoup.training.backbone import check_found, check_models, check_stop, train_backbones
 from trl_bonesoup.training.config import MultiRewardPPOConfig
+from trl_bonesoup.training.inputs import check_dataset, check_normalization
 from trl_bonesoup.training.request import seek_request
 from trl_bonesoup.training.run import Run, on_main_process
 from trl_bonesoup.training.saved_run import RECORD, earlier_soup
@@ -88,6 +90,8 @@ def seek(
     wanted = _wanted(backbones, len(names))
     check_models(model, value_model, args)
     check_stop(stop_after, args)
+    check_normalization(args, len(names))
+    check_dataset(train_dataset, args)
     state = args.distributed_state
     request = seek_request(model, reward_funcs, names, weights, args, train_dataset, peft_config, value_model)
     check_found(model, args)
