@@ -81,6 +81,20 @@ def test_the_backbones_of_a_soup_are_merged_or_mixed(work, tmp_path, method, pol
     assert front.table() in capsys.readouterr().out
 
 
+def test_a_front_of_other_prompts_is_replaced_only_with_overwrite(work, tmp_path, capsys):
+    arguments = [str(work / "run"), "--grid", "1"]
+    assert evaluate(work, tmp_path / "front.json", *arguments) == 0
+    before = (tmp_path / "front.json").read_bytes()
+    assert evaluate(work, tmp_path / "front.json", *arguments, "--limit", "3") == 2
+    error = capsys.readouterr().err
+    assert "front of another request" in error
+    assert "prompts_sha256" in error
+    assert (tmp_path / "front.json").read_bytes() == before
+    assert evaluate(work, tmp_path / "front.json", *arguments, "--limit", "3", "--overwrite") == 0
+    assert Front.from_json(tmp_path / "front.json").provenance["prompts"] == 3
+    assert evaluate(work, tmp_path / "front.json", *arguments, "--limit", "3") == 0
+
+
 def test_rewards_that_are_named_may_come_in_any_order(work, tmp_path):
     arguments = ["evaluate", str(work / "run"), "--prompts", str(work / "prompts.txt"), "--max-new-tokens", "6"]
     arguments += ["--seed", "3", "--out", str(tmp_path / "front.json"), *PREFERENCES]

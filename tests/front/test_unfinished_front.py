@@ -82,6 +82,86 @@ def names(path):
     return sorted(file.name for file in path.parent.iterdir())
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"policies": Counted(name="another")}, r"method \(now 'another', then 'counted'\)"),
+        ({"prompts": ["p0", "p1", "p3"]}, "prompts_sha256"),
+        ({"settings": EvaluationSettings(samples_per_prompt=2, batch_size=4, seed=8)}, r"seed \(now 8, then 9\)"),
+        (
+            {"settings": EvaluationSettings(samples_per_prompt=2, max_new_tokens=16, seed=9)},
+            r"decoding.max_new_tokens \(now 16, then 128\)",
+        ),
+        ({"rewards": [brief, brief]}, "rewards.good"),
+        ({"objective_names": ["kind", "brief"]}, "objectives"),
+    ],
+)
+def test_a_front_of_another_request_is_not_replaced_unasked(path, change, message):
+    evaluate(Counted(), path)
+    before = path.read_bytes()
+    changed = {"policies": Counted(), "path": path, **change}
+    with pytest.raises(ConfigurationError, match=message) as caught:
+        evaluate(**changed)
+    assert "overwrite" in str(caught.value)
+    assert changed["policies"].asked == []
+    assert names(path) == ["front.json"]
+    assert path.read_bytes() == before
+    front = evaluate(**changed, overwrite=True)
+    assert Front.from_json(path) == front
+    assert path.read_bytes() != before
+
+
+def test_preferences_make_another_request(path):
+    evaluate(Counted(), path)
+    policies = Counted()
+    policies.preferences_KN = np.array([[0.5, 0.5], [1.0, 0.0]])
+    with pytest.raises(ConfigurationError, match="preferences"):
+        evaluate(policies, path)
+
+
+def test_the_same_request_is_measured_again(path):
+    settings = EvaluationSettings(samples_per_prompt=2, batch_size=5, seed=9)
+    first, again = evaluate(Counted(), path), evaluate(Counted(), path, settings=settings)
+    assert numbers(again) == numbers(first)
+    assert Front.from_json(path).provenance["batch_size"] == 5
+
+
+def test_what_is_no_front_is_not_replaced_unasked(path):
+    path.parent.mkdir()
+    path.write_text("{}")
+    with pytest.raises(ConfigurationError, match=r"front\.json is there.*overwrite"):
+        evaluate(Counted(), path)
+    assert path.read_text() == "{}"
+    assert evaluate(Counted(), path, overwrite=True) == Front.from_json(path)
+
+
+def test_answers_behind_another_front_are_not_replaced_unasked(path):
+    samples = path.with_name("answers.jsonl")
+    evaluate(Counted(), path, samples_path=samples)
+    before, other = samples.read_bytes(), Counted(name="another")
+    with pytest.raises(ConfigurationError, match=r"answers\.jsonl.*overwrite"):
+        evaluate(other, path.with_name("other.json"), samples_path=samples)
+    assert other.asked == []
+    assert samples.read_bytes() == before
+    assert names(path) == ["answers.jsonl", "front.json"]
+    evaluate(other, path.with_name("other.json"), samples_path=samples, overwrite=True)
+    evaluate(other, path.with_name("other.json"), samples_path=samples)
+
+
+def test_answers_that_were_written_just_before_a_kill_are_written_again(path, whole, monkeypatch):
+    samples = path.with_name("answers.jsonl")
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Front, "to_json", killed)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(Counted(), path, samples_path=samples)
+    monkeypatch.undo()
+    assert names(path) == [".front.json.unfinished", "answers.jsonl"]
+    assert numbers(evaluate(Counted(), path, samples_path=samples)) == numbers(whole)
+
+
 @pytest.mark.parametrize("after", [0, 1, 4, 9, 16])
 def test_an_interrupted_evaluation_generates_only_what_is_missing(path, whole, after):
     first = Counted(breaks_after=after)

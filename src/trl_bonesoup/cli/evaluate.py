@@ -17,7 +17,8 @@ Every preference answers the same prompts with the same random numbers. Without 
 rewards that soup.json records are used where they are the built-in scorers; others are code, which
 is run only when it is named here.
 
-An evaluation that was interrupted is continued by the same command.
+An evaluation that was interrupted is continued by the same command. One that is finished is measured
+again; a front of other prompts, models, rewards or settings is replaced only with --overwrite.
 
   bonesoup evaluate run --prompts test.jsonl
   bonesoup evaluate run --prompts test.jsonl --method mod
@@ -46,6 +47,9 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--out", metavar="FILE", default="front.json", help="where to write the front (front.json)")
     parser.add_argument("--plot", metavar="FILE", help="also draw it: .png, .svg or .pdf")
     parser.add_argument("--samples", metavar="FILE", help="also write every answer: .jsonl or .parquet")
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace a front of another request, and answers behind another front"
+    )
     options.add_answers(parser)
 
 
@@ -85,6 +89,7 @@ def run(arguments: argparse.Namespace) -> None:
         objective_names=names,
         front_path=arguments.out,
         samples_path=arguments.samples,
+        overwrite=arguments.overwrite,
         prompts_source=_prompts_source(arguments),
     )
     if kept := front.provenance["kept_answers"]:

@@ -120,6 +120,7 @@ class CandidateRun:
             settings,
             front_path=self.folder / FRONT,
             samples_path=self.folder / ANSWERS,
+            overwrite=True,
             show_progress=progress,
         )
         del soup

@@ -273,6 +273,7 @@ class Comparison:
                 objective_names=self.objectives,
                 front_path=cell.folder / FRONT,
                 samples_path=cell.folder / ANSWERS,
+                overwrite=True,
                 show_progress=self.show_progress,
             )
         del policies

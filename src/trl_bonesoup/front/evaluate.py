@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from numpy.typing import ArrayLike
 
+from trl_bonesoup.errors import ConfigurationError
 from trl_bonesoup.front.front import Front, Marker
 from trl_bonesoup.front.policies import Answer, Answering, Policies, Row
 from trl_bonesoup.front.prompts import Prompt, read_prompts
-from trl_bonesoup.front.provenance import answers_record, evaluation_record
+from trl_bonesoup.front.provenance import answers_record, check_same_front, evaluation_record
 from trl_bonesoup.front.samples import Answers, check_samples_path
 from trl_bonesoup.front.scoring import RewardFunctions, Scorer, reward_functions
 from trl_bonesoup.front.settings import EvaluationSettings
@@ -45,6 +46,7 @@ def evaluate_front(
     objective_names: Sequence[str] | None = None,
     front_path: str | Path | None = None,
     samples_path: str | Path | None = None,
+    overwrite: bool = False,
     prompts_source: str | None = None,
     show_progress: bool = True,
 ) -> Front:
@@ -76,6 +78,7 @@ def evaluate_front(
             the answers and scores so far, and the same call continues an evaluation that was
             interrupted, to the same numbers; see docs/fronts.md.
         samples_path: where to write every answer with its scores (.jsonl or .parquet).
+        overwrite: replace a front of another request, and answers behind another front.
         prompts_source: where the prompts come from, for the record.
         show_progress: show a bar with the remaining time.
 
@@ -83,8 +86,8 @@ def evaluate_front(
         The front, with 95 % percentile bootstrap intervals over prompts.
 
     Raises:
-        ConfigurationError: for settings, prompts or reward functions that do not fit the soup, or if an
-            unfinished evaluation of another request lies beside `front_path`.
+        ConfigurationError: for settings, prompts or reward functions that do not fit the soup, or if
+            `front_path` holds a front of another request or an unfinished one lies beside it.
         WeightsError: for an invalid preference or extrapolation.
         RewardError: if a reward function raises or does not return one finite score (or None) per answer.
         FrontError: if an objective has no score at all at some preference, or preferences repeat.
@@ -97,6 +100,7 @@ def evaluate_front(
         objective_names=objective_names,
         front_path=front_path,
         samples_path=samples_path,
+        overwrite=overwrite,
         prompts_source=prompts_source,
         show_progress=show_progress,
     )
@@ -111,6 +115,7 @@ def evaluate_policies(
     objective_names: Sequence[str] | None = None,
     front_path: str | Path | None = None,
     samples_path: str | Path | None = None,
+    overwrite: bool = False,
     prompts_source: str | None = None,
     show_progress: bool = True,
 ) -> Front:
@@ -122,8 +127,8 @@ def evaluate_policies(
     Args:
         policies: what to measure, see `trl_bonesoup.front.policies`.
         settings: how prompts are answered; by default `EvaluationSettings()`.
-        prompts, reward_funcs, objective_names, front_path, samples_path, prompts_source, show_progress:
-            see `evaluate_front`.
+        prompts, reward_funcs, objective_names, front_path, samples_path, overwrite, prompts_source,
+            show_progress: see `evaluate_front`.
     """
     started = time.monotonic()
     settings = settings or EvaluationSettings()
@@ -136,6 +141,9 @@ def evaluate_policies(
         **evaluation_record(questions, functions, settings),
         "prompts_source": prompts_source,
     }
+    fresh = front_path is not None and not overwrite and not Path(front_path).exists()
+    if front_path is not None and not overwrite:
+        check_same_front(front_path, policies, provenance)
 
     models = [*policies.preferences_KN.tolist(), *policies.markers]
     answers = Answers(models, len(questions), settings.samples_per_prompt, tuple(functions))
@@ -143,6 +151,8 @@ def evaluate_policies(
     with policies.answering(questions, settings) as answering:
         request = {"policies": policies_record, **answers_record(policies, questions, answering.texts, settings)}
         with open_store(front_path, request) as store, _progress(answers.total, show_progress) as progress:
+            if fresh and not store.kept:
+                _check_new(sample_file)
             for batch in _batches(answering, settings):
                 given, scores = _measure(batch, answering, scorers, settings, store)
                 answers.add(batch, given, scores)
@@ -154,6 +164,15 @@ def evaluate_policies(
             if front_path is not None:
                 front.to_json(front_path)
     return front
+
+
+def _check_new(samples: Path | None) -> None:
+    """Raise `ConfigurationError` if there are answers already, which then are those behind another front."""
+    if samples is not None and samples.exists():
+        raise ConfigurationError(
+            f"{samples} holds the answers behind another front. Choose another file, or pass overwrite=True "
+            "(--overwrite) to replace it."
+        )
 
 
 def _measure(

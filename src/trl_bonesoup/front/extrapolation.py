@@ -168,7 +168,8 @@ def search_extrapolation(
                 return Front.from_json(place / f"{name}.json")
             return evaluate_policies(
                 policies, data, list(functions.values()), settings, objective_names=list(functions),
-                front_path=place / f"{name}.json", samples_path=place / f"{name}.parquet", show_progress=show_progress,
+                front_path=place / f"{name}.json", samples_path=place / f"{name}.parquet", overwrite=True,
+                show_progress=show_progress,
             )  # fmt: skip
 
         measure(vertices, "vertices", prompts)

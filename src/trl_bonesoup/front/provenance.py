@@ -7,18 +7,20 @@ import hashlib
 import importlib.metadata
 import json
 import platform
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import trl_bonesoup
+from trl_bonesoup.errors import ConfigurationError, FrontError
 from trl_bonesoup.front.bootstrap import RESAMPLES
+from trl_bonesoup.front.front import Front
 from trl_bonesoup.front.policies import Policies
 from trl_bonesoup.front.prompts import Prompts
 from trl_bonesoup.front.settings import EvaluationSettings
 from trl_bonesoup.rewards.spec import reward_spec
 
-__all__ = ["answers_record", "evaluation_record"]
+__all__ = ["answers_record", "check_same_front", "differences", "evaluation_record"]
 
 
 def evaluation_record(
@@ -54,6 +56,59 @@ def answers_record(
         **_decoding_record(settings),
         "versions": _versions(),
     }
+
+
+def check_same_front(path: str | Path, policies: Policies, provenance: Mapping[str, Any]) -> None:
+    """Check that what a finished front at this place was asked for, if there is one, is asked for again.
+
+    Batch size, software and machine may differ, and so may the source of a reward function.
+
+    Args:
+        path: of the front.
+        policies: what is to be measured now.
+        provenance: what would be recorded of it.
+
+    Raises:
+        ConfigurationError: naming what differs, or if the file is no front.
+    """
+    if not Path(path).exists():
+        return
+    try:
+        there = Front.from_json(path)
+    except FrontError as error:
+        raise ConfigurationError(
+            f"{path} is there and would be replaced, but it is no front: {error} Choose another file, or pass "
+            "overwrite=True (--overwrite)."
+        ) from error
+    anyhow = {"created", "batch_size", "intervals", "versions", "machine", "prompts_source"}
+    asked = {key: value for key, value in provenance.items() if key not in anyhow}
+    now = {
+        **asked,
+        "objectives": list(asked["rewards"]),
+        "preferences": policies.preferences_KN.tolist(),
+        "markers": list(policies.markers),
+    }
+    then = {
+        **{key: there.provenance.get(key) for key in asked},
+        "objectives": list(there.objectives),
+        "preferences": there.preferences_KN.tolist(),
+        "markers": list(there.markers),
+    }
+    if changed := sorted(differences(json.loads(json.dumps(now)), then)):
+        raise ConfigurationError(
+            f"{path} holds the front of another request; what differs is {', '.join(changed)}. Choose another file, or "
+            "pass overwrite=True (--overwrite) to replace it."
+        )
+
+
+def differences(new: Any, old: Any, name: str = "") -> Iterator[str]:
+    """Yield where two records in what JSON can hold differ, with both values where they are short."""
+    if isinstance(new, dict) and isinstance(old, dict):
+        for key in new.keys() | old.keys():
+            yield from differences(new.get(key), old.get(key), f"{name}.{key}" if name else key)
+    elif new != old:
+        short = max(len(str(new)), len(str(old))) <= 40
+        yield f"{name} (now {new!r}, then {old!r})" if short else name
 
 
 def _decoding_record(settings: EvaluationSettings) -> dict[str, Any]:

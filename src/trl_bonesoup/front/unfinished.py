@@ -10,6 +10,7 @@ from typing import IO, Any
 
 from trl_bonesoup.errors import ConfigurationError
 from trl_bonesoup.front.policies import Answer, Row
+from trl_bonesoup.front.provenance import differences
 
 Score = float | None
 
@@ -105,7 +106,7 @@ def open_store(front_path: str | Path | None, request: Mapping[str, Any]) -> Ite
 
 def _read_into(store: AnswerStore, file: IO[bytes], path: Path, request: Mapping[str, Any]) -> None:
     lines, size = _complete_lines(file)
-    if lines and (changed := sorted(_differences(request, lines[0].get("request")))):
+    if lines and (changed := sorted(differences(request, lines[0].get("request")))):
         if len(lines) > 1:
             raise ConfigurationError(
                 f"There is an unfinished evaluation of another request in {path}; what differs is "
@@ -131,15 +132,6 @@ def _complete_lines(file: IO[bytes]) -> tuple[list[dict[str, Any]], int]:
             break
         size += len(text)
     return lines, size
-
-
-def _differences(new: Any, old: Any, name: str = "") -> Iterator[str]:
-    if isinstance(new, dict) and isinstance(old, dict):
-        for key in new.keys() | old.keys():
-            yield from _differences(new.get(key), old.get(key), f"{name}.{key}" if name else key)
-    elif new != old:
-        short = max(len(str(new)), len(str(old))) <= 40
-        yield f"{name} (now {new!r}, then {old!r})" if short else name
 
 
 def _has_answers(file: IO[bytes]) -> bool:
