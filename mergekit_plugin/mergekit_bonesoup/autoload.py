@@ -8,7 +8,9 @@ import os
 import sys
 
 SWITCH = "MERGEKIT_BONESOUP_AUTOLOAD"
-"""Environment variable that turns the start-up off when it is `0`."""
+"""Environment variable that turns the start-up off when it is one of `OFF`, in upper or lower case."""
+
+OFF = ("0", "false", "no", "off")
 
 WATCHED = frozenset(
     {
@@ -63,8 +65,8 @@ def install():
 
 
 def start():
-    """Install the finder unless the environment variable MERGEKIT_BONESOUP_AUTOLOAD is `0`."""
-    if os.environ.get(SWITCH) != "0":
+    """Install the finder unless the environment variable MERGEKIT_BONESOUP_AUTOLOAD turns it off."""
+    if os.environ.get(SWITCH, "").strip().lower() not in OFF:
         install()
 
 

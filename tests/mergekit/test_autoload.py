@@ -86,9 +86,13 @@ def test_a_spawned_worker_knows_the_method(tmp_path):
     assert (done.returncode, done.stdout) == (0, "bone_soup\n"), done.stderr
 
 
-def test_the_environment_variable_turns_it_off(site):
-    result = python(ACTIVE, PLUGIN, site=site, MERGEKIT_BONESOUP_AUTOLOAD="0")
-    assert (result.stdout, result.stderr) == ("False\n", "")
+@pytest.mark.parametrize(
+    ("value", "active"),
+    [("0", False), ("false", False), ("No", False), ("OFF", False), ("1", True), ("true", True), ("", True)],
+)
+def test_the_environment_variable_turns_it_off(site, value, active):
+    result = python(ACTIVE, PLUGIN, site=site, MERGEKIT_BONESOUP_AUTOLOAD=value)
+    assert (result.stdout, result.stderr) == (f"{active}\n", "")
 
 
 def test_a_stale_start_up_file_prints_nothing(tmp_path):
