@@ -20,7 +20,7 @@ from mergekit_bonesoup.coefficients import MergeRefused
 _SINGLE = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
 
-__all__ = ["check_cached_adapters", "check_card", "check_checkpoints", "check_output", "same_place"]
+__all__ = ["check_cached_adapters", "check_card", "check_checkpoints", "check_output", "check_present", "same_place"]
 
 
 def same_place(reference: Any) -> tuple[str, str | None]:
@@ -41,6 +41,20 @@ def check_output(models: Iterable[Any], out_path: str) -> None:
         for path in filter(None, (model.model, model.lora)):
             if _place(path) == final:
                 raise MergeRefused(f"the output folder {out_path} is {path}, which is merged; choose another one.")
+
+
+def check_present(models: Iterable[Any]) -> None:
+    """Check that models are here whose paths cannot be names of repositories.
+
+    Raises:
+        MergeRefused: naming the folder that is not.
+    """
+    for path in (part.path for model in models for part in (model.model, model.lora) if part):
+        if not (path.startswith((".", "/", "~")) or path.count("/") > 1) or Path(path).exists():
+            continue
+        meant = Path(path).expanduser() if path.startswith("~/") else None
+        hint = f" mergekit does not know ~: write {meant}." if meant is not None and meant.exists() else ""
+        raise MergeRefused(f"there is no folder {path}.{hint}")
 
 
 def check_checkpoints(models: Iterable[Any]) -> None:

@@ -114,15 +114,16 @@ def _guard(module: ModuleType, path: str, argument: str) -> None:
 
 def _run_merge(original: Callable[..., Any], call: inspect.BoundArguments, config: Any) -> Any:
     """Run a whole merge whose files have been looked at, into a folder that takes its place at the end."""
-    from mergekit_bonesoup.files import check_cached_adapters, check_card, check_checkpoints, check_output
+    from mergekit_bonesoup import files
     from mergekit_bonesoup.output import complete_output
 
     models, out_path, options = config.referenced_models(), call.arguments["out_path"], call.arguments.get("options")
-    check_output(models, out_path)
-    check_checkpoints(models)
-    check_cached_adapters(models, getattr(options, "lora_merge_cache", None))
+    files.check_present(models)
+    files.check_output(models, out_path)
+    files.check_checkpoints(models)
+    files.check_cached_adapters(models, getattr(options, "lora_merge_cache", None))
     if getattr(options, "write_model_card", False):
-        check_card(models)
+        files.check_card(models)
     with complete_output(out_path) as folder:
         call.arguments["out_path"] = folder
         return original(*call.args, **call.kwargs)

@@ -84,6 +84,19 @@ class TestInputs:
         (models[1] / INDEX).write_text(text)
         assert "is not a valid index" in refused(config)
 
+    @pytest.mark.parametrize("name", ["./hramless", "../none", "~/none", "/none", "run/2/none"])
+    @pytest.mark.parametrize("adapter", [False, True])
+    def test_a_folder_that_is_not_there(self, models, refused, name, adapter):
+        model = f"{models[1]}+{name}" if adapter else name
+        line = refused(soup({models[0]: 0.6, model: 0.4}, {"beta": 0.7}), "--lora-merge-cache", "cache")
+        assert line == f"Error: bone_soup: there is no folder {name}."
+
+    def test_a_folder_in_the_home_directory(self, models, refused, monkeypatch):
+        """mergekit takes ~ as it stands."""
+        monkeypatch.setenv("HOME", str(models[0].parent))
+        line = refused(soup({models[0]: 0.6, "~/b": 0.4}, {"beta": 0.7}))
+        assert line == f"Error: bone_soup: there is no folder ~/b. mergekit does not know ~: write {models[1]}."
+
     @pytest.mark.parametrize("way", ["link", "a/", "b/../a"])
     def test_a_backbone_listed_twice_in_other_words(self, models, refused, way):
         (models[0].parent / "link").symlink_to(models[0], target_is_directory=True)
