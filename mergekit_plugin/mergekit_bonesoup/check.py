@@ -8,6 +8,7 @@ the values differ from tensor to tensor: `check_planned` looks at each of them o
 from __future__ import annotations
 
 import difflib
+import logging
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -27,6 +28,11 @@ _SOLVED = tuple(name for name in _SHARED if name in MergeParameters.__dataclass_
 """The shared parameters from which the coefficients are solved."""
 
 _NUMBERS = (*_PER_MODEL, "beta")
+
+_NO_SHARE = 1e-9
+"""|λ| below which a model has no share in the soup: what the rounding of the solve leaves."""
+
+_LOG = logging.getLogger(__name__)
 
 _DEFAULTS = {parameter.name: parameter.default for parameter in bone_soup.spec.parameters}
 
@@ -74,9 +80,12 @@ def check_configuration(config: Any) -> None:
 def check_planned(tasks: Iterable[Any] | None) -> None:
     """Check the parameters resolved for every tensor of a finished plan, before any of it is executed.
 
+    The merging coefficients are logged, at the level INFO, which mergekit's commands show with -v.
+
     Raises:
         MergeRefused: naming the tensor.
     """
+    tensors: dict[tuple[tuple[str, float], ...], list[str]] = {}
     for task in tasks or ():
         merge: Any = getattr(task, "tensor_task", None)
         if getattr(merge, "method_name", None) != METHOD_NAME:
@@ -87,9 +96,31 @@ def check_planned(tasks: Iterable[Any] | None) -> None:
             values[name] = tuple(merge.input_parameters[model][name] for model in backbones)
         names = tuple(str(model) for model in backbones)
         try:
-            soup_coefficients(MergeParameters(models=names, has_base=merge.base_model is not None, **values))
+            coefficients, share = soup_coefficients(
+                MergeParameters(models=names, has_base=merge.base_model is not None, **values)
+            )
         except MergeRefused as error:
             raise MergeRefused(f"{_without_prefix(error)} (In tensor {merge.output_weight.name}.)") from error
+        terms = [
+            *zip(names, coefficients, strict=True),
+            *([(f"base_model {merge.base_model}", share)] if share else []),
+        ]
+        tensors.setdefault(tuple(terms), []).append(merge.output_weight.name)
+    _log(tensors)
+
+
+def _log(tensors: Mapping[tuple[tuple[str, float], ...], list[str]]) -> None:
+    """Log each λ with the tensors that have it, and the models that no tensor is made of."""
+    total = sum(map(len, tensors.values()))
+    unused: dict[str, bool] = {}
+    for terms, names in tensors.items():
+        for model, value in terms:
+            unused[model] = unused.get(model, True) and abs(value) < _NO_SHARE
+        shown = ", ".join(f"{0.0 if abs(value) < _NO_SHARE else value:.4g} ({model})" for model, value in terms)
+        where = f" in {len(names)} of {total} tensors, such as {names[0]}" if len(tensors) > 1 else ""
+        _LOG.info("%s: λ = %s%s", METHOD_NAME, shown, where)
+    for model in (model for model, is_unused in unused.items() if is_unused):
+        _LOG.info("%s: %s is not used at this preference, its λ is 0.", METHOD_NAME, model)
 
 
 def _merges(config: Any) -> Iterator[_Merge]:

@@ -6,6 +6,7 @@ import functools
 import json
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import click
 import numpy as np
@@ -19,6 +20,9 @@ from trl_bonesoup.weights import (
     circulant_weights,
     merging_coefficients,
 )
+
+_PERCENT = 2.0
+"""A preference above it is taken for a percentage, one below for a preference against another objective."""
 
 __all__ = ["MergeParameters", "MergeRefused", "combination_weights", "soup_coefficients"]
 
@@ -75,8 +79,12 @@ def _check_preference(parameters: MergeParameters) -> None:
             raise MergeRefused(f"the preference of {model} must be finite; got {value}.")
         if not parameters.allow_negative_preference and not 0.0 <= value <= 1.0:
             raise MergeRefused(
-                f"the preference of {model} must be in [0, 1]; got {value}. For a preference against an "
-                "objective set allow_negative_preference: true under parameters."
+                f"the preference of {model} must be in [0, 1]; got {value}. "
+                + (
+                    f"For {value:g} % write {value / 100:g}."
+                    if value > _PERCENT
+                    else "For a preference against an objective set allow_negative_preference: true under parameters."
+                )
             )
     total = float(np.sum(parameters.preference))
     if abs(total - 1.0) > SIMPLEX_TOLERANCE:
@@ -111,14 +119,30 @@ def combination_weights(parameters: MergeParameters) -> FloatArray:
         try:
             return circulant_weights(n, parameters.beta)
         except WeightsError as error:
-            raise MergeRefused(f"beta: {error}") from error
+            raise MergeRefused(str(error)) from error
     try:
-        weights = check_combination_weights(json.loads(parameters.combination_weights))
-    except ValueError as error:
+        values = json.loads(parameters.combination_weights)
+    except (ValueError, RecursionError) as error:
         raise MergeRefused(
             'combination_weights must be the matrix B as JSON text, such as "[[0.7, 0.3], [0.3, 0.7]]" (one row '
-            f"for each objective, one column for each model); got {parameters.combination_weights!r}: {error}"
+            f"for each objective, one column for each model); got {parameters.combination_weights!r:.200}: {error}"
         ) from error
+    try:
+        weights = check_combination_weights(values)
+    except WeightsError as error:
+        hint = (
+            " Its rows sum to 1: it may be transposed; column j belongs to model j." if _is_transposed(values) else ""
+        )
+        raise MergeRefused(f"combination_weights: {error}{hint}") from error
     if len(weights) != n:
         raise MergeRefused(f"combination_weights is for {len(weights)} models; {n} are merged.")
     return weights
+
+
+def _is_transposed(values: Any) -> bool:
+    """Return whether what is no B would be one with its rows as columns."""
+    try:
+        check_combination_weights(np.asarray(values, dtype=np.float64).T)
+    except (TypeError, ValueError, OverflowError):
+        return False
+    return True

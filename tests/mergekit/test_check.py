@@ -4,6 +4,7 @@ import copy
 
 import pytest
 from mergekit.config import MergeConfiguration
+from tiny_merges import soup
 
 from mergekit_bonesoup.check import check_configuration
 from mergekit_bonesoup.coefficients import MergeRefused
@@ -41,7 +42,9 @@ REFUSED = [
     ("models.1.parameters.preference", True, "got True"),
     ("models.1.parameters.preference", float("nan"), "plain number"),
     ("models.1.parameters.preference", -0.3, r"/no/harmless must be in \[0, 1\]; got -0.3.*allow_negative_preference"),
-    ("models.1.parameters.preference", 1.3, r"/no/harmless must be in \[0, 1\]; got 1.3"),
+    ("models.1.parameters.preference", 1.3, r"/no/harmless must be in \[0, 1\]; got 1.3.*allow_negative_preference"),
+    ("models.1.parameters.preference", 40, r"/no/harmless must be in \[0, 1\]; got 40. For 40 % write 0.4.$"),
+    ("models.1.parameters.preference", 2.5, r"got 2.5. For 2.5 % write 0.025.$"),
     ("models.1.parameters.preference", 0.4, "/no/helpful: 0.7, /no/harmless: 0.4, which sum to 1.1"),
     ("models.1.parameters.preference", 0.30001, "sum to 1.00001"),
     ("models.1.parameters.preference", {"value": [0.3, 0.7]}, "of /no/harmless must be one value.*gradient"),
@@ -53,7 +56,7 @@ REFUSED = [
     ("models.1", ..., "at least 2 models besides base_model.*got 1"),
     ("parameters", ..., "exactly one of beta and combination_weights.*neither"),
     ("parameters.beta", 0.5, r"beta.*\(1/2, 1\].*got 0.5"),
-    ("parameters.beta", 1.2, "beta.*got 1.2"),
+    ("parameters.beta", 1.2, "^bone_soup: beta .the dominance β. must be in .*got 1.2"),
     ("parameters.beta", "0.7", "parameters.beta must be a plain number such as 0.7; got '0.7'"),
     ("parameters.beta", [0.6, 0.8], "parameters.beta must be one value; got the list"),
     ("parameters.combination_weights", "[[0.7, 0.3], [0.3, 0.7]]", "exactly one.*both"),
@@ -177,6 +180,46 @@ def test_the_planner_checks_even_where_run_merge_is_not_guarded(checkpoints, tmp
     with pytest.raises(MergeRefused, match="gradient"):
         run_merge.__wrapped__(MergeConfiguration.model_validate(config), str(out), MergeOptions(quiet=True))
     assert not out.exists()
+
+
+class TestCoefficientsInTheLog:
+    """mergekit shows what is logged at INFO with -v. λ of β = .6 is (3μ₀ - 2μ₁, 3μ₁ - 2μ₀)."""
+
+    @pytest.fixture
+    def logged(self, checkpoints, command, caplog):
+        def logged(preferences, **rest):
+            caplog.set_level("INFO", "mergekit_bonesoup")
+            config = soup(dict(zip((checkpoints / "a", checkpoints / "b"), preferences, strict=True)), **rest)
+            result, _ = command(config, "--quiet", "-v")
+            assert result.exit_code == 0, result.output
+            lines = [r.getMessage() for r in caplog.records if r.name.startswith("mergekit_bonesoup")]
+            assert all(record.levelname == "INFO" for record in caplog.records if record.name.startswith("mergekit_b"))
+            return [line.replace(f"{checkpoints}/", "") for line in lines]
+
+        return logged
+
+    def test_once(self, logged):
+        assert logged((0.7, 0.3), parameters={"beta": 0.6}) == ["bone_soup: λ = 1.5 (a), -0.5 (b)"]
+
+    def test_with_the_share_of_the_base(self, logged, checkpoints):
+        lines = logged((0.7, 0.3), parameters={"beta": 0.6, "extrapolation": 0.2}, base_model=str(checkpoints / "base"))
+        assert lines == ["bone_soup: λ = 1.875 (a), -0.625 (b), -0.25 (base_model base)"]
+
+    @pytest.mark.parametrize("beta", [0.6, 0.7])
+    def test_a_model_without_a_share_is_named(self, logged, beta):
+        """For β = .7 the solve leaves -1e-16."""
+        assert logged((beta, 1 - beta), parameters={"beta": beta}) == [
+            "bone_soup: λ = 1 (a), 0 (b)",
+            "bone_soup: b is not used at this preference, its λ is 0.",
+        ]
+
+    def test_each_that_filters_make(self, logged):
+        """Of 21 tensors 2·3 are of mlp; b is used in the others."""
+        filtered = [{"preference": [{"filter": "mlp", "value": x}, {"value": y}]} for x, y in ((0.6, 0.7), (0.4, 0.3))]
+        assert logged(filtered, parameters={"beta": 0.6}) == [
+            "bone_soup: λ = 1.5 (a), -0.5 (b) in 15 of 21 tensors, such as model.embed_tokens.weight",
+            "bone_soup: λ = 1 (a), 0 (b) in 6 of 21 tensors, such as model.layers.0.mlp.up_proj.weight",
+        ]
 
 
 def test_raw_pytorch_merges_are_checked(tmp_path):

@@ -81,7 +81,11 @@ def test_negative_preference_when_asked_for():
         ((0.7, 0.3), {"beta": 0.7, "combination_weights": "[[1, 0], [0, 1]]"}, "exactly one.*both"),
         ((0.7, 0.3), {"combination_weights": "[[0.5, 0.5], [0.5, 0.5]]"}, "invertible"),
         ((0.7, 0.3), {"combination_weights": "[[0.5, 0.5], [0.4, 0.5]]"}, "column 0"),
-        ((0.7, 0.3), {"combination_weights": "0.7, 0.3"}, "JSON"),
+        ((0.7, 0.3), {"combination_weights": "0.7, 0.3"}, "as JSON text, such as .*got '0.7, 0.3': Extra data"),
+        ((0.7, 0.3), {"combination_weights": "[" * 100_000}, "as JSON text"),
+        ((0.7, 0.3), {"combination_weights": "9" * 5000}, "as JSON text"),
+        ((0.7, 0.3), {"combination_weights": '[["a", 0], [0, 1]]'}, "must be numbers"),
+        ((0.7, 0.3), {"combination_weights": "0.7"}, "square matrix"),
         ((0.7, 0.3), {"combination_weights": "[[1,0,0],[0,1,0],[0,0,1]]"}, "for 3 models; 2 are merged"),
         ((0.7, 0.3), {"beta": 0.7, "extrapolation": (0.0, 1.0)}, r"extrapolation of run/1 must be in \[0, 1\)"),
         ((0.7, 0.3), {"beta": 0.7, "extrapolation": (-0.1, 0.0)}, "extrapolation of run/0"),
@@ -91,6 +95,28 @@ def test_negative_preference_when_asked_for():
 def test_refused(preference, rest, message):
     with pytest.raises(MergeRefused, match=message):
         solve(preference, **rest)
+
+
+TRANSPOSED = "Its rows sum to 1: it may be transposed; column j belongs to model j."
+
+
+@pytest.mark.parametrize(
+    ("text", "transposed"),
+    [
+        ("[[0.9, 0.1], [0.4, 0.6]]", True),
+        ("[[0.5, 0.5, 0], [0.1, 0.9, 0], [0, 0, 1]]", True),
+        ("[[0.9, 0.4], [0.4, 0.6]]", False),
+        ("[[0.5, 0.5], [0.5, 0.5]]", False),
+        ("[[0.7, 0.3]]", False),
+        ("[[1.4, -0.4], [0.2, 0.8]]", False),
+    ],
+)
+def test_wrong_values_of_b_are_not_blamed_on_its_format(text, transposed):
+    with pytest.raises(MergeRefused) as refusal:
+        solve((0.7, 0.3), combination_weights=text)
+    assert refusal.value.message.startswith("bone_soup: combination_weights: ")
+    assert "JSON" not in refusal.value.message
+    assert refusal.value.message.endswith(TRANSPOSED) == transposed
 
 
 def test_a_sum_off_by_rounding_is_accepted():
