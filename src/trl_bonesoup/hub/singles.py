@@ -19,7 +19,8 @@ from trl_bonesoup.hub.describe import PICTURE, CardMetadata, describe_soup
 from trl_bonesoup.hub.family import PublishedBase, model_files, safe_name
 from trl_bonesoup.manifest import SoupManifest
 from trl_bonesoup.privacy import Content
-from trl_bonesoup.soup.export import copy_companions, merge
+from trl_bonesoup.soup.export import merge
+from trl_bonesoup.soup.parts import copy_companions
 from trl_bonesoup.soup.record import FILE_NAME as RECORD
 from trl_bonesoup.soup.source import SoupSource
 from trl_bonesoup.soup.tokenizers import has_tokenizer

@@ -2,37 +2,27 @@
 
 from __future__ import annotations
 
-import json
-import shutil
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import numpy as np
-
-from trl_bonesoup.errors import ConfigurationError, SoupError, WeightsError
+from trl_bonesoup.errors import ConfigurationError, WeightsError
 from trl_bonesoup.manifest import Preference, SoupManifest
-from trl_bonesoup.soup.adapters import check_same_base, read_adapter
-from trl_bonesoup.soup.agreement import check_agreement, check_recorded_base
-from trl_bonesoup.soup.combine import StackedAdapters, stack_adapters
 from trl_bonesoup.soup.compress import CompressedAdapters, check_rank
+from trl_bonesoup.soup.dtypes import check_dtype, record_dtype
 from trl_bonesoup.soup.folders import check_target, complete_folder, room_for
 from trl_bonesoup.soup.lora import BoneSoup
+from trl_bonesoup.soup.parts import copy_companions, open_ingredients, stacked, write_merged
 from trl_bonesoup.soup.recipe import mergekit_yaml
 from trl_bonesoup.soup.record import SavedSoup
 from trl_bonesoup.soup.rounding import warn_about_rounding
-from trl_bonesoup.soup.source import ModelRef, SoupSource, open_soup
-from trl_bonesoup.soup.tokenizers import TOKENIZER_FILES
+from trl_bonesoup.soup.source import SoupSource, open_soup
 from trl_bonesoup.weights import FloatArray
 
 if TYPE_CHECKING:
     import torch
-
-    from trl_bonesoup.soup.ingredients import Ingredients
-
-_CONFIG_FILES = ("config.json", "generation_config.json", "processor_config.json", "preprocessor_config.json")
 
 __all__ = ["Export", "merge", "mergekit_yaml", "save_soup"]
 
@@ -109,7 +99,7 @@ def merge(
     Raises:
         SoupError: if the backbones cannot be merged exactly or `out` must not be written.
         ConfigurationError: for a rank below 1, or one for a full checkpoint; for a dtype that no
-            checkpoint has; for a size of shards that are not cut.
+            checkpoint has, or one for an adapter; for a size of shards that are not cut.
 
     Warns:
         RoundingWarning: if the dtype of a full checkpoint loses more than 1 % of the soup's effect.
@@ -117,7 +107,7 @@ def merge(
     source = open_soup(path, base_model=base_model, revision=revision)
     check_rank(rank, full=full or source.kind == "full")
     _check_shards(max_shard_size, cut=full and source.kind == "adapter")
-    dtype = as_dtype(dtype)
+    dtype = check_dtype(dtype, full=full or source.kind == "full")
     _, coefficients = one_soup(source.manifest, preference, extrapolation)
     check_target(out, overwrite=overwrite, inputs=source.inputs())
     options = _Options(overwrite, allow_nan, finish)
@@ -144,12 +134,13 @@ def save_soup(
     """Write a loaded soup at the given λ, whatever is set in it now; see `merge` for the arguments."""
     check_rank(rank, full=full or soup.source.kind == "full")
     _check_shards(max_shard_size, cut=full and soup.source.kind == "adapter")
+    dtype = check_dtype(dtype, full=full or soup.source.kind == "full")
     options = _Options(overwrite, allow_nan)
     if soup.source.kind == "full":
-        return _save_streamed(soup.source, coefficients_N, out, as_dtype(dtype), options)
+        return _save_streamed(soup.source, coefficients_N, out, dtype, options)
     if not full:
         return _save_adapter(soup.source, coefficients_N, out, rank, options)
-    return _save_merged(soup, coefficients_N, out, as_dtype(dtype), max_shard_size, options)
+    return _save_merged(soup, coefficients_N, out, dtype, max_shard_size, options)
 
 
 def one_soup(
@@ -164,96 +155,6 @@ def one_soup(
     if mu_N.ndim != 1:
         raise WeightsError(f"A soup has one preference, of shape ({mu_N.shape[-1]},); got shape {mu_N.shape}.")
     return mu_N, manifest.coefficients(mu_N, extrapolation)
-
-
-def stacked(source: SoupSource, *, allow_nan: bool = False) -> StackedAdapters:
-    """Read the adapters of a soup, ready to be written at any λ without the base model."""
-    folders = source.backbones()
-    adapters = [read_adapter(folder) for folder in folders]
-    if source.base_override is None:
-        check_same_base(adapters)
-    try:
-        base = source.base_model()
-    except SoupError:
-        if source.from_hub or not adapters[0].base_model:  # a stranger's path is not passed on
-            raise
-        base = ModelRef(adapters[0].base_model)
-    if source.base_override is None:
-        check_recorded_base(adapters, base)
-    check_agreement(folders, Path(base.id) if base.is_local else None, full=False)
-    return stack_adapters(adapters, base, allow_nan=allow_nan)
-
-
-def open_ingredients(source: SoupSource, coefficients_KN: FloatArray) -> Ingredients:
-    """Open the checkpoints of a full soup, with the base if a soup needs it or it is on this machine."""
-    from trl_bonesoup.soup.ingredients import Ingredients, base_share
-
-    base = source.base_model()
-    needed = any(base_share(row) for row in np.atleast_2d(coefficients_KN))
-    folders, base_folder = source.backbones(), base.folder() if needed or base.is_local else None
-    ingredients = Ingredients.open(folders, base_folder)
-    check_agreement(folders, base_folder, full=True)
-    return ingredients
-
-
-def write_merged(
-    soup: BoneSoup,
-    coefficients_N: FloatArray,
-    folder: Path,
-    dtype: torch.dtype | None = None,
-    max_shard_size: int | str | None = None,
-    allow_nan: bool = False,
-) -> float:
-    """Write base + Σ_j λ_j ΔW_j with config and tokenizer into a folder; return what rounding loses."""
-    from trl_bonesoup.soup.merged import merged_state
-
-    state, loss = merged_state(soup.scales, coefficients_N, dtype, allow_nan=allow_nan)
-    with room_for(folder.parent, sum(tensor.nbytes for tensor in state.values())):
-        save_state(soup.model.get_base_model(), state, folder, max_shard_size)
-        if soup.tokenizer is not None:
-            soup.tokenizer.save_pretrained(folder)
-        record_dtype(folder, dtype)
-    return loss
-
-
-def save_state(model: Any, state: dict[str, torch.Tensor], folder: Path, max_shard_size: int | str | None) -> None:
-    """Write tensors as a checkpoint of `model`, with its configs, in shards of at most that size."""
-    shards = {} if max_shard_size is None else {"max_shard_size": max_shard_size}
-    model.save_pretrained(folder, state_dict=state, **shards)
-
-
-def copy_companions(backbone: Path, folder: Path, *, with_config: bool) -> None:
-    """Copy the tokenizer and chat template, and for a full checkpoint the configs, of a backbone."""
-    for pattern in (*TOKENIZER_FILES, *(_CONFIG_FILES if with_config else ())):
-        for file in backbone.glob(pattern):
-            if file.is_file():
-                shutil.copyfile(file, folder / file.name)
-
-
-def record_dtype(folder: Path, dtype: torch.dtype | None) -> None:
-    """Say in config.json that the floats of a checkpoint were cast to `dtype`."""
-    if dtype is None:
-        return
-    file = folder / "config.json"
-    config = json.loads(file.read_text(encoding="utf-8"))
-    config.pop("torch_dtype", None)
-    config["dtype"] = str(dtype).removeprefix("torch.")
-    file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-
-
-def as_dtype(dtype: Any) -> torch.dtype | None:
-    """Return a torch dtype from itself, from its name, or None.
-
-    Raises:
-        ConfigurationError: if it is not one that checkpoints of language models have.
-    """
-    from trl_bonesoup.soup.ingredients import TORCH_DTYPES
-
-    names = {str(allowed).removeprefix("torch."): allowed for allowed in TORCH_DTYPES.values()}
-    found = names.get(dtype) if isinstance(dtype, str) else dtype
-    if dtype is not None and found not in names.values():
-        raise ConfigurationError(f"The dtype of a checkpoint is one of {', '.join(names)}; got {dtype!r}.")
-    return found
 
 
 def _check_shards(max_shard_size: int | str | None, *, cut: bool) -> None:

@@ -14,15 +14,10 @@ import numpy as np
 
 from trl_bonesoup.errors import SoupError
 from trl_bonesoup.manifest import Preference
-from trl_bonesoup.soup.export import (
-    copy_companions,
-    one_soup,
-    open_ingredients,
-    stacked,
-    write_merged,
-)
+from trl_bonesoup.soup.export import one_soup
 from trl_bonesoup.soup.folders import check_target, complete_folder, room_for, tidy_up
 from trl_bonesoup.soup.lora import BoneSoup
+from trl_bonesoup.soup.parts import copy_companions, open_ingredients, stacked, write_merged
 from trl_bonesoup.soup.rounding import warn_about_rounding
 from trl_bonesoup.soup.source import SoupSource, open_soup
 from trl_bonesoup.soup.unfinished import remove_finished_pass, unfinished_bytes, unfinished_pass

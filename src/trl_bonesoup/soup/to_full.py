@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 from trl_bonesoup.errors import SoupError
 from trl_bonesoup.manifest import BaseModelRef, SoupManifest
 from trl_bonesoup.soup.adapters import check_same_base
-from trl_bonesoup.soup.export import as_dtype, record_dtype, save_state
+from trl_bonesoup.soup.dtypes import as_dtype, record_dtype
 from trl_bonesoup.soup.folders import check_target, complete_folder, room_for
 from trl_bonesoup.soup.loading import load_model, load_tokenizer
 from trl_bonesoup.soup.mergeable import MergeableAdapter
+from trl_bonesoup.soup.parts import save_state
 from trl_bonesoup.soup.rounding import LARGE_LOSS, Rounder, RoundingWarning
 from trl_bonesoup.soup.source import ModelRef, SoupSource, open_soup
 
