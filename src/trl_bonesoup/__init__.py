@@ -15,6 +15,7 @@ _HOMES = {
     "MultiRewardPPOConfig": "trl_bonesoup.training.config",
     "MultiRewardPPOTrainer": "trl_bonesoup.training.trainer",
     "SoupManifest": "trl_bonesoup.manifest",
+    "assemble": "trl_bonesoup.soup.assemble",
     "circulant_weights": "trl_bonesoup.weights",
     "evaluate_front": "trl_bonesoup.front.evaluate",
     "evaluate_policies": "trl_bonesoup.front.evaluate",
@@ -42,6 +43,7 @@ __all__ = [  # noqa: RUF022  (the order of the names in the documentation)
     "gather",
     "select_dominance",
     "SoupManifest",
+    "assemble",
     "BoneSoup",
     "merge",
     "sweep",
@@ -62,6 +64,7 @@ if TYPE_CHECKING:
     from trl_bonesoup.front.front import Front
     from trl_bonesoup.hub.push import push
     from trl_bonesoup.manifest import SoupManifest
+    from trl_bonesoup.soup.assemble import assemble
     from trl_bonesoup.soup.export import merge
     from trl_bonesoup.soup.lora import BoneSoup
     from trl_bonesoup.soup.sweep import sweep

@@ -21,7 +21,7 @@ from tiny_soups import (
     write_manifest,
 )
 
-from trl_bonesoup import BoneSoup
+from trl_bonesoup import BoneSoup, SoupManifest
 from trl_bonesoup.errors import SoupError, WeightsError
 from trl_bonesoup.soup import full
 
@@ -76,6 +76,17 @@ class TestSetPreference:
         assert soup.preference.tolist() == [0.0, 1.0]
         with soup.preferences(["objective0", "equal", [0.25, 0.75]]):
             assert soup.preference.tolist() == [[1.0, 0.0], [0.5, 0.5], [0.25, 0.75]]
+
+    def test_a_preset_that_is_added_to_a_loaded_soup(self, two_adapters: Path, tmp_path: Path) -> None:
+        soup = BoneSoup.from_pretrained(two_adapters)
+        soup.add_preset("cautious", [0.2, 0.8])
+        assert soup.set_preference("cautious").tolist() == soup.set_preference([0.2, 0.8]).tolist()
+        soup.manifest.save(tmp_path)
+        assert SoupManifest.load(tmp_path).presets == {"cautious": {"objective0": 0.2, "objective1": 0.8}}
+        assert SoupManifest.load(two_adapters).presets == {}
+        with pytest.raises(WeightsError, match="sum to 1"):
+            soup.add_preset("much", [0.9, 0.8])
+        assert list(soup.manifest.presets) == ["cautious"]
 
     def test_neighbouring_preferences_give_different_weights(self, soup, batch) -> None:
         soup.set_preference([0.6, 0.4])

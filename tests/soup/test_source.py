@@ -77,6 +77,15 @@ def test_a_branch_that_moves_does_not_change_an_opened_soup(hub: LoopbackHub, ru
     assert marks_of(source.backbones()) == ["helpful/adapter_config.json", "other"]
 
 
+def test_a_preset_does_not_change_which_commits_were_opened(hub: LoopbackHub, run: Path) -> None:
+    source = on_hub(hub, run, ["helpful", "org/other"])
+    source.backbones()
+    hub.put("org/other", {"adapter_config.json": b"moved"})
+    changed = source.with_preset("cautious", [0.2, 0.8])
+    assert marks_of(changed.backbones()) == ["helpful/adapter_config.json", "other"]
+    assert (list(changed.manifest.presets), list(source.manifest.presets)) == (["cautious"], [])
+
+
 @pytest.mark.parametrize(
     "outside", ["../elsewhere", "helpful/../../elsewhere", "/etc", "helpful\\..\\..", "..", "helpful/..", "//etc"]
 )

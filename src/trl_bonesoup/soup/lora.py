@@ -161,6 +161,15 @@ class BoneSoup:
             self.preference = mu_N
         return lambda_N
 
+    def add_preset(self, name: str, preference: Preference) -> None:
+        """Give a preference a name in this loaded soup; `manifest.save(folder)` keeps it.
+
+        Raises:
+            WeightsError: for a preference off the simplex.
+            ManifestError: for a name that is not allowed.
+        """
+        self.source = self.source.with_preset(name, preference)
+
     def set_coefficients(self, coefficients: ArrayLike) -> None:
         """Set raw λ of shape (N,): zeros are the base model, a unit vector is one backbone."""
         lambda_N = self._checked(coefficients, 1)

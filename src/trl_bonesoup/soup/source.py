@@ -11,12 +11,12 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 
 from trl_bonesoup.errors import HubError, SoupError
-from trl_bonesoup.manifest import FILE_NAME, MODELS, SoupManifest
+from trl_bonesoup.manifest import FILE_NAME, MODELS, Preference, SoupManifest
 from trl_bonesoup.soup.download import Snapshot
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?", re.ASCII)
 
-__all__ = ["ModelRef", "SoupSource", "open_soup"]
+__all__ = ["ModelRef", "SoupSource", "find_model", "open_soup"]
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,7 @@ class SoupSource:
             SoupError: if it is a folder that does not exist here, or that a Hub soup may not name.
         """
         if self.base_override is not None:
-            return self._here(self.base_override, None, Path.cwd(), "base_model")
+            return find_model(self.base_override, None, Path.cwd(), "base_model")
         record = self.manifest.base_model
         try:
             return self._find(record.id, record.revision, "base_model")
@@ -166,6 +166,16 @@ class SoupSource:
             for j, backbone in enumerate(self.manifest.backbones)
         ]
 
+    def with_preset(self, name: str, preference: Preference) -> SoupSource:
+        """Return the same soup, at the same commits, with a named preference added or changed.
+
+        Raises:
+            WeightsError, ManifestError: see `SoupManifest.with_preset`.
+        """
+        changed = replace(self, manifest=self.manifest.with_preset(name, preference))
+        vars(changed).update({key: value for key, value in vars(self).items() if key == "_pinned"})
+        return changed
+
     def fetch(self) -> None:
         """Fetch what lies in the soup's own repository, so that other programs find it there."""
         for model in (*self._backbones(), self.base_model()):
@@ -182,7 +192,7 @@ class SoupSource:
     def _find(self, name: str, revision: str | None, role: str, *, old_names: bool = True) -> ModelRef:
         role = f"{role} of soup.json"
         if self.snapshot is None:
-            return self._here(name, revision, self.folder, role, old_names=old_names)
+            return find_model(name, revision, self.folder, role, old_names=old_names)
         if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts or "\\" in name:
             raise SoupError(
                 f"The {role} is {name!r}, outside the soup's own folder; in a soup that comes from the Hub such paths "
@@ -194,17 +204,29 @@ class SoupSource:
         instead = f"a folder of {self.snapshot.repo} at commit {self.snapshot.commit}"
         return ModelRef.on_hub(name, revision, role, instead, old_names=old_names)
 
-    @staticmethod
-    def _here(name: str, revision: str | None, folder: Path, role: str, *, old_names: bool = True) -> ModelRef:
-        local = folder / name
-        if _is_dir(local):
-            return ModelRef(str(local.resolve()))
-        hint, instead = _if_meant_from_here(name, folder), f"a folder on this machine ({local})"
-        try:
-            model = ModelRef.on_hub(name, revision, role, instead, old_names=old_names)
-        except SoupError as error:
-            raise SoupError(f"{error}{hint}") from error
-        return replace(model, hint=f" There is no folder {local} either.{hint}")
+
+def find_model(name: str, revision: str | None, folder: Path, role: str, *, old_names: bool = True) -> ModelRef:
+    """Return the model of this name: a folder, from `folder` on, or else what is on the Hub.
+
+    Args:
+        name: a path or an id.
+        revision: of the id.
+        folder: where relative paths start.
+        role: what names it, for messages.
+        old_names: see `ModelRef.on_hub`.
+
+    Raises:
+        SoupError: if it is neither a folder nor an id.
+    """
+    local = folder / name
+    if _is_dir(local):
+        return ModelRef(str(local.resolve()))
+    hint, instead = _if_meant_from_here(name, folder), f"a folder on this machine ({local})"
+    try:
+        model = ModelRef.on_hub(name, revision, role, instead, old_names=old_names)
+    except SoupError as error:
+        raise SoupError(f"{error}{hint}") from error
+    return replace(model, hint=f" There is no folder {local} either.{hint}")
 
 
 def open_soup(path: str | Path, *, base_model: str | Path | None = None, revision: str | None = None) -> SoupSource:
