@@ -2,6 +2,7 @@
 
 import json
 import shlex
+import shutil
 import subprocess
 import sys
 import time
@@ -185,9 +186,23 @@ def test_evaluate_plot_and_card(run: Path, work: Path, tmp_path: Path, capsys: p
     assert "license: mit" in text
 
 
-def test_rewards_of_a_soup_are_not_run_unless_named(run: Path, work: Path, capsys: pytest.CaptureFixture) -> None:
+def test_rewards_of_a_soup_are_not_run_unless_named(
+    run: Path, work: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     assert main(["evaluate", str(run), "--prompts", str(work / "prompts.txt")]) == 2
-    assert "--reward name=module:attribute" in capsys.readouterr().err
+    shown = capsys.readouterr().err
+    assert "Add: --reward five=MODULE:ATTRIBUTE --reward seven=MODULE:ATTRIBUTE\n" in shown
+    assert "What it records of five, seven has no such name: fill one in." in shown
+
+    record = json.loads((run / "soup.json").read_text())
+    record["objectives"][0].update(name="a five", reward="tiny_cli_rewards:five")
+    record["objectives"][1]["reward"] = "org/model(logit=1)"
+    shutil.copytree(run, tmp_path / "named")
+    (tmp_path / "named" / "soup.json").write_text(json.dumps(record))
+    assert main(["evaluate", str(tmp_path / "named"), "--prompts", str(work / "prompts.txt")]) == 2
+    shown = capsys.readouterr().err
+    assert "Add: --reward 'a five=tiny_cli_rewards:five' --reward seven=MODULE:ATTRIBUTE\n" in shown
+    assert "What it records of seven has" in shown
 
 
 @pytest.mark.parametrize(

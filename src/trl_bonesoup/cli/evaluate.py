@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -203,13 +204,26 @@ def recorded_rewards(manifest: Any) -> list[str]:
     Raises:
         ConfigurationError: if one is.
     """
-    from trl_bonesoup.rewards.spec import BUILT_IN, PUBLIC
+    from trl_bonesoup.rewards.spec import BUILT_IN, PUBLIC, can_be_named
 
     own = {*BUILT_IN, *(f"trl_bonesoup.rewards.public:{name}" for name in PUBLIC)}
     foreign = [objective.reward for objective in manifest.objectives if objective.reward not in own]
     if foreign:
+        unnamed = [objective.name for objective in manifest.objectives if not can_be_named(objective.reward)]
+        note = f"What it records of {', '.join(unnamed)} has no such name: fill one in. " if unnamed else ""
+        flags = shlex.join(word for spec in reward_specs(manifest) for word in ("--reward", spec))
         raise ConfigurationError(
-            f"soup.json names the rewards {', '.join(foreign)}, which are code of its author. Name what to run with "
-            "--reward, once per objective: --reward name=module:attribute."
+            f"soup.json names the rewards {', '.join(foreign)}, which are code of its author. If you trust it, name "
+            f"each as module:attribute. {note}Add: {flags}"
         )
-    return [f"{objective.name}={objective.reward}" for objective in manifest.objectives]
+    return reward_specs(manifest)
+
+
+def reward_specs(manifest: Any) -> list[str]:
+    """Return what to give --reward for each objective of a soup, to be filled in where soup.json has no such name."""
+    from trl_bonesoup.rewards.spec import can_be_named
+
+    return [
+        f"{objective.name}={objective.reward if can_be_named(objective.reward) else 'MODULE:ATTRIBUTE'}"
+        for objective in manifest.objectives
+    ]

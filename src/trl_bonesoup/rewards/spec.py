@@ -61,6 +61,18 @@ def load_reward(spec: str) -> Callable[..., Any]:
     return found
 
 
+def can_be_named(spec: str) -> bool:
+    """Whether a spec has a form that `load_reward` takes; what soup.json says of an instance has not.
+
+    >>> [can_be_named(spec) for spec in ("brevity", "my_rewards:helpful", "org/model(logit=1)", "helpful(k=1)")]
+    [True, True, False, False]
+    """
+    module, separator, attribute = spec.partition(":")
+    parts = [*module.split("."), *attribute.split(".")] if separator else []
+    named = bool(parts) and module != "__main__" and all(part.isidentifier() for part in parts)
+    return named or spec in (*BUILT_IN, *PUBLIC)
+
+
 def reward_spec(reward_func: Any) -> str:
     """Return what soup.json says about a reward function: the inverse of `load_reward` where there is one.
 
