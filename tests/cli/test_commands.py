@@ -92,6 +92,42 @@ def test_seek_takes_yaml_and_flags_override_it(run: Path, work: Path, capsys: py
     assert "other settings (combination_weights" in capsys.readouterr().err
 
 
+def test_seek_says_what_comes_next_and_whether_anything_was_trained(
+    run: Path, work: Path, capsys: pytest.CaptureFixture
+) -> None:
+    assert main(["seek", "--config", str(work / "seek.yml")]) == 0
+    shown = capsys.readouterr().out
+    assert f"All 2 backbones in {run} were finished already: nothing was trained. Next:" in shown
+    assert "Wrote" not in shown
+    assert shown.splitlines()[-3:] == [
+        f"  bonesoup plot {run} curves.png --kind training",
+        f"  bonesoup evaluate {run} --prompts TEST --reward five=tiny_cli_rewards:five "
+        "--reward seven=tiny_cli_rewards:seven",
+        f"  bonesoup merge {run} out --preference five=0.5,seven=0.5",
+    ]
+    (run / "soup.json").rename(work / "soup.json")
+    assert main(["seek", "--gather", str(run), "--output-dir", str(work / "gathered")]) == 0
+    (work / "soup.json").rename(run / "soup.json")
+    assert f"Wrote {work}/gathered/soup.json. Next:" in (shown := capsys.readouterr().out)
+    assert "--prompts TEST --reward five=MODULE:ATTRIBUTE" in shown  # a closure, of which only a name is recorded
+
+
+@pytest.mark.parametrize(("shares", "warned"), [([0.1, 1.0, 1.0, 1.0, 1.0, 0.6], "five 92%"), ([1.0] * 5 + [0.4], "")])
+def test_answers_that_were_nearly_all_cut_off_are_told_once(
+    run: Path, work: Path, tmp_path: Path, shares: list[float], warned: str, capsys: pytest.CaptureFixture
+) -> None:
+    """The last five rollouts count: (1 + 1 + 1 + 1 + .6) / 5 = .92, and (4 + .4) / 5 = .88."""
+    copied = shutil.copytree(run, tmp_path / "run")
+    entries = [{"completions/clipped_ratio": share, "step": 2 * k} for k, share in enumerate(shares)]
+    log = [entry for pair in zip(entries, [{"step": 1}] * 6, strict=True) for entry in pair]  # epochs have no rollout
+    (copied / "logs" / "five.json").write_text(json.dumps({"steps": 8, "log": log}))
+    (copied / "logs" / "seven.json").write_text(json.dumps({"steps": 8, "log": [{"step": 1}]}))
+    assert main(["seek", "--config", str(work / "seek.yml"), "--output-dir", str(copied)]) == 0
+    warning = capsys.readouterr().err
+    assert warning.count("cut off at max_completion_length") == bool(warned)
+    assert f"({warned})" in warning or not warned
+
+
 def test_merge_writes_an_adapter_and_a_checkpoint(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     assert main(["merge", str(run), str(tmp_path / "adapter"), "--preference", "five=0.9,seven=0.1"]) == 0
     # β = .8: λ = ((N-1)μ - (1-β)) / (Nβ - 1) = (.9 - .2)/.6, (.1 - .2)/.6
@@ -220,6 +256,8 @@ def test_rewards_of_a_soup_are_not_run_unless_named(
         (["seek", "--model", "m", "--reward", "positivity", "--reward", "brevity", "--prompts", "PROMPTS",
           "--output-dir", "out", "--set", "learning_rat=1"], "no field learning_rat"),
         (["seek", "--model", "m", "--reward", "kindness", "--prompts", "p", "--output-dir", "out"], "kindness"),
+        (["seek", "--model", "m", "--reward", "positivity", "--prompts", "p", "--output-dir", "out"],
+         "--reward is needed at least twice, once for each objective to balance; got positivity alone."),
     ],
 )  # fmt: skip
 def test_mistakes_end_in_one_line(

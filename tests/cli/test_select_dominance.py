@@ -78,6 +78,9 @@ def test_it_plans_selects_and_takes_one_more(config: Path, capsys: pytest.Captur
 def test_what_is_missing_is_named(capsys: pytest.CaptureFixture) -> None:
     assert main(["select-dominance", "--model", "m", "--output-dir", "out", "--reward", "brevity"]) == 2
     assert "--prompts, --validation-prompts missing" in capsys.readouterr().err
+    arguments = ["--prompts", "p", "--validation-prompts", "v"]
+    assert main(["select-dominance", "--model", "m", "--output-dir", "out", "--reward", "brevity", *arguments]) == 2
+    assert "--reward is needed at least twice" in capsys.readouterr().err
 
 
 def test_seek_pauses(config: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

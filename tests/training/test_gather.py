@@ -248,7 +248,7 @@ def test_nothing_to_gather() -> None:
 def test_the_command(machines: Path, capsys: pytest.CaptureFixture) -> None:
     folders = [str(machines / machine) for machine in "ab"]
     assert main(["seek", "--gather", *folders, "--output-dir", str(machines / "soup")]) == 0
-    assert "Next: bonesoup merge" in capsys.readouterr().out
+    assert "  bonesoup merge" in capsys.readouterr().out
     assert main(["seek", "--gather", *folders, "--output-dir", str(machines / "soup"), "--model", "m"]) == 2
     assert "--gather trains nothing and does not go with --model" in capsys.readouterr().err
     assert main(["seek", "--output-dir", str(machines / "soup"), "--prompts", "p"]) == 2

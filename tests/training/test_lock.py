@@ -154,7 +154,7 @@ def test_two_seeks_of_one_backbone_are_refused_and_of_two_are_not(base: str, pro
                     seek(base, [reward, REWARDS[1]], B, settings(max_steps=2), prompts, peft_config=LORA,
                          backbones=backbones)  # fmt: skip
                 refused.append(str(caught.value))
-            with pytest.raises(ConfigurationError, match="holds a run with other settings"):  # which has kept nothing yet
+            with pytest.raises(ConfigurationError, match="holds a run with other settings"):  # though nothing is kept
                 seek(base, [reward, REWARDS[1]], B, settings(max_steps=4), prompts, peft_config=LORA)
             assert seek(base, [reward, REWARDS[1]], B, settings(max_steps=2), prompts, peft_config=LORA,
                         backbones=[1]) is None  # fmt: skip

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from trl_bonesoup.cli import options
+from trl_bonesoup.cli.evaluate import recorded_rewards, reward_specs
 from trl_bonesoup.errors import BoneSoupError, ConfigurationError
 from trl_bonesoup.manifest import SoupManifest
 
@@ -31,6 +36,9 @@ the scores that the first measures: when its seek.json holds "statistics", copy 
 --output-dir of the others, start them, and at the end collect what all of them trained:
   bonesoup seek --gather machine0/run machine1/run --output-dir run
 """
+
+_TOO_MANY_CUT_OFF = 0.9
+"""Share of the answers in a backbone's last rollouts."""
 
 _NEEDED = ("model", "reward", "prompts")
 
@@ -110,13 +118,15 @@ def run(arguments: argparse.Namespace) -> None:
         raise ConfigurationError(
             f"{', '.join(missing)} missing: give it as a flag or in the --config file, or name folders to --gather."
         )
-    rewards, names = options.parse_rewards(arguments.reward)
+    rewards, names = rewards_of(arguments)
     weights = _weights(arguments, len(rewards))
     data = options.prompts_from(arguments)
     args = training_args(arguments)
 
+    from trl_bonesoup.training.run import Run
     from trl_bonesoup.training.seek import seek
 
+    before = Run.is_complete(Path(arguments.output_dir))
     manifest = seek(
         arguments.model,
         rewards,
@@ -129,7 +139,7 @@ def run(arguments: argparse.Namespace) -> None:
         stop_after=arguments.stop_after,
     )
     if args.process_index == 0:
-        _say(arguments.output_dir, manifest)
+        _say(arguments, manifest, trained=not before)
 
 
 def _gather(arguments: argparse.Namespace) -> None:
@@ -139,16 +149,62 @@ def _gather(arguments: argparse.Namespace) -> None:
     from trl_bonesoup.training.gather import gather
 
     folders = [arguments.gather] if isinstance(arguments.gather, str) else arguments.gather  # one, in YAML
-    _say(arguments.output_dir, gather(folders, arguments.output_dir))
+    _say(arguments, gather(folders, arguments.output_dir))
 
 
-def _say(folder: str, manifest: SoupManifest | None) -> None:
+def rewards_of(arguments: argparse.Namespace) -> tuple[list[Any], list[str]]:
+    """Return the reward functions and the names of the objectives that `add_training`'s options ask for."""
+    rewards, names = options.parse_rewards(arguments.reward)
+    if len(names) < 2:
+        raise ConfigurationError(
+            f"--reward is needed at least twice, once for each objective to balance; got {names[0]} alone."
+        )
+    return rewards, names
+
+
+def _say(arguments: argparse.Namespace, manifest: SoupManifest | None, *, trained: bool = True) -> None:
+    folder = arguments.output_dir
     if manifest is None:
         print(f"Backbones in {folder} are missing or not trained to the end; soup.json is written when all are.")
         return
+    if trained:
+        print(f"Wrote {folder}/soup.json. Next:")
+    else:
+        count = len(manifest.backbones)
+        print(f"All {count} backbones in {folder} were finished already: nothing was trained. Next:")
+    _warn_of_cut_off_answers(folder)
     names = manifest.objective_names
     example = ",".join(f"{name}={1 / len(names):.3g}" for name in names)
-    print(f"Wrote {folder}/soup.json. Next: bonesoup merge {folder} out --preference {example}")
+    for words in (
+        ["plot", folder, "curves.png", "--kind", "training"],
+        ["evaluate", folder, "--prompts", "TEST", *_rewards_to_name(manifest, arguments.reward)],
+        ["merge", folder, "out", "--preference", example],
+    ):
+        print(f"  bonesoup {shlex.join(words)}")
+
+
+def _warn_of_cut_off_answers(folder: str) -> None:
+    from trl_bonesoup.training.run import Run, cut_off
+
+    shares = {name: share for name, share in cut_off(Run.load(Path(folder))).items() if share > _TOO_MANY_CUT_OFF}
+    if shares:
+        found = ", ".join(f"{name} {share:.0%}" for name, share in shares.items())
+        print(
+            "bonesoup: warning: nearly all answers of the last rollouts were cut off at max_completion_length "
+            f"({found}), so that unfinished texts were scored. Raise --set max_completion_length=, see that prompts "
+            "have the form after which the model ends its answers (--chat for an instruct model), or take something "
+            "off the score of what is cut off (--set missing_eos_penalty=1).",
+            file=sys.stderr,
+        )
+
+
+def _rewards_to_name(manifest: SoupManifest, given: Sequence[str] | None) -> list[str]:
+    """Return the --reward flags that `bonesoup evaluate` needs for a soup."""
+    try:
+        recorded_rewards(manifest)
+    except ConfigurationError:
+        return [word for spec in given or reward_specs(manifest) for word in ("--reward", str(spec))]
+    return []
 
 
 def training_args(arguments: argparse.Namespace) -> Any:

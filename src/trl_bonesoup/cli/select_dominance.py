@@ -73,7 +73,7 @@ def run(arguments: argparse.Namespace) -> None:
     missing = [f"--{name.replace('_', '-')}" for name in _NEEDED if not getattr(arguments, name)]
     if missing:
         raise ConfigurationError(f"{', '.join(missing)} missing: give it as a flag or in the --config file.")
-    rewards, names = options.parse_rewards(arguments.reward)
+    rewards, names = seek.rewards_of(arguments)
     train = options.prompts_from(arguments)
     validation = options.prompts_from(
         argparse.Namespace(**{**vars(arguments), "prompts": arguments.validation_prompts})

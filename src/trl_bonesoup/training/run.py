@@ -27,6 +27,9 @@ logger = logging.getLogger(__name__)
 
 _LIBRARIES = ("trl", "transformers", "peft", "torch", "datasets", "accelerate")
 
+_CUT_OFF = "completions/clipped_ratio"
+_LAST_ROLLOUTS = 5
+
 _Result = TypeVar("_Result")
 
 
@@ -72,6 +75,14 @@ class Run:
         """
         saved, request = SavedRun.load(folder)
         return cls(folder, request, saved.statistics, saved.correlation)
+
+    @classmethod
+    def is_complete(cls, folder: Path) -> bool:
+        """Whether `folder` holds a run of which every backbone is finished."""
+        if not (folder / RECORD).exists():
+            return False
+        run = cls.load(folder)
+        return all(run.is_finished(j) for j in range(len(run.slugs)))
 
     def is_empty(self) -> bool:
         """Whether nothing was measured or kept of this run, and no process works on it."""
@@ -204,6 +215,17 @@ class Run:
             return json.loads(self.log_file(j).read_text(encoding="utf-8"))["steps"]
         found = self.checkpoint(j)
         return 0 if found is None else checkpoint_step(found)
+
+
+def cut_off(run: Run) -> dict[str, float]:
+    """Return which share of the completions of the last rollouts was cut off, for each backbone that is finished."""
+    shares = {}
+    for j, slug in enumerate(run.slugs):
+        if run.is_finished(j):
+            log = json.loads(run.log_file(j).read_text(encoding="utf-8"))["log"]
+            found = [entry[_CUT_OFF] for entry in log if entry.get(_CUT_OFF) is not None]
+            shares[slug] = float(np.mean(found[-_LAST_ROLLOUTS:])) if found else 0.0
+    return shares
 
 
 def library_versions() -> dict[str, str]:
