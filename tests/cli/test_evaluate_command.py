@@ -95,6 +95,32 @@ def test_a_front_of_other_prompts_is_replaced_only_with_overwrite(work, tmp_path
     assert evaluate(work, tmp_path / "front.json", *arguments, "--limit", "3") == 0
 
 
+def test_answers_are_as_long_as_in_training(work, tmp_path, capsys):
+    run = write_soup(tmp_path / "run")
+    soup = json.loads((run / "soup.json").read_text())
+    (run / "soup.json").write_text(json.dumps({**soup, "training": {"max_completion_length": 5, "temperature": 0.5}}))
+    arguments = ["--prompts", str(work / "prompts.txt"), "--grid", "1", "--out", str(tmp_path / "front.json")]
+    arguments += ["--reward", "good=cli_rewards:lengths", "--reward", "brief=cli_rewards:letters", "--overwrite"]
+
+    def decoding(run, *more):
+        assert main(["evaluate", str(run), *arguments, *more]) == 0
+        return Front.from_json(tmp_path / "front.json").provenance["decoding"]
+
+    assert decoding(run) == {"max_new_tokens": 5, "temperature": 0.5}
+    assert "max_new_tokens 5 and temperature 0.5, as in the training (soup.json)" in capsys.readouterr().out
+    assert decoding(run, "--max-new-tokens", "7") == {"max_new_tokens": 7, "temperature": 0.5}
+    shown = capsys.readouterr().out
+    assert "temperature 0.5, as in the training" in shown
+    assert "max_new_tokens 7" not in shown
+    assert decoding(work / "run", "--temperature", "0") == {"max_new_tokens": 128, "temperature": 0.0}
+    assert "max_new_tokens 128 by default" in capsys.readouterr().out
+    assert main(["extrapolate", str(run), str(tmp_path / "alpha"), *arguments[:2], *arguments[6:10],
+                 "--alphas", "0.1"]) == 0  # fmt: skip
+    record = json.loads((tmp_path / "alpha" / "vertices.json").read_text())["provenance"]
+    assert record["decoding"] == {"max_new_tokens": 5, "temperature": 0.5}
+    assert "max_new_tokens 5 and temperature 0.5, as in the training" in capsys.readouterr().out
+
+
 def test_rewards_that_are_named_may_come_in_any_order(work, tmp_path):
     arguments = ["evaluate", str(work / "run"), "--prompts", str(work / "prompts.txt"), "--max-new-tokens", "6"]
     arguments += ["--seed", "3", "--out", str(tmp_path / "front.json"), *PREFERENCES]

@@ -93,6 +93,24 @@ def test_the_seed_decides_the_answers(soup):
     assert (evaluate(soup).rewards_KN != evaluate(soup, seed=4).rewards_KN).any()
 
 
+def test_answers_are_those_of_training_where_it_is_recorded(soup, monkeypatch):
+    recorded = soup.manifest.model_copy(update={"training": {"max_completion_length": 6, "temperature": 0.5}})
+    monkeypatch.setattr(type(soup), "manifest", property(lambda _: recorded))
+    front = evaluate(soup, max_new_tokens=None)
+    assert front.provenance["decoding"] == {"max_new_tokens": 6, "temperature": 0.5}
+    front = evaluate(soup, max_new_tokens=7, temperature=1)
+    assert front.provenance["decoding"] == {"max_new_tokens": 7, "temperature": 1.0}
+
+
+@pytest.mark.parametrize("training", [{}, {"max_completion_length": None}, {"max_completion_length": 0},
+                                      {"max_completion_length": True, "temperature": False},
+                                      {"max_completion_length": 6.5, "temperature": -1.0},
+                                      {"max_completion_length": "six", "temperature": "hot"},
+                                      {"temperature": 1e400}])  # fmt: skip
+def test_what_training_records_is_taken_only_if_it_can_be(training):
+    assert EvaluationSettings.of_training(training, seed=2) == EvaluationSettings(seed=2)
+
+
 def test_temperature_zero_ignores_the_seed(soup):
     greedy = evaluate(soup, temperature=0.0)
     np.testing.assert_array_equal(greedy.rewards_KN, evaluate(soup, temperature=0, seed=4).rewards_KN)

@@ -79,6 +79,7 @@ def run(arguments: argparse.Namespace) -> None:
         raise ConfigurationError("--endpoint and --marker go with --policy.")
     data = options.prompts_from(arguments)
     policies, rewards, names = (_of_soup if arguments.soup is not None else _of_models)(arguments)
+    training = policies.soup.manifest.training if arguments.soup is not None else {}
 
     from trl_bonesoup.front.evaluate import evaluate_policies
 
@@ -86,7 +87,7 @@ def run(arguments: argparse.Namespace) -> None:
         policies,
         data,
         rewards,
-        options.answer_settings(arguments),
+        options.answer_settings(arguments, training),
         objective_names=names,
         front_path=arguments.out,
         samples_path=arguments.samples,

@@ -69,7 +69,7 @@ def run(arguments: argparse.Namespace) -> None:
         per_objective=not arguments.joint,
         test_prompts=test,
         preferences=None if arguments.grid is None else simplex_grid(len(names), arguments.grid),
-        settings=options.answer_settings(arguments),
+        settings=options.answer_settings(arguments, source.manifest.training),
         objective_names=names,
         folder=out,
     )

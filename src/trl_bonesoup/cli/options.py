@@ -142,25 +142,42 @@ def add_grid(parser: argparse.ArgumentParser) -> None:
 def add_answers(parser: argparse.ArgumentParser) -> None:
     """Add how prompts are answered."""
     parser.add_argument("--samples-per-prompt", type=int, metavar="N", default=1, help="answers per prompt (1)")
-    parser.add_argument("--max-new-tokens", type=int, metavar="N", default=128, help="longest answer (128)")
-    parser.add_argument("--temperature", type=float, metavar="T", default=1.0, help="0 is greedy (1.0)")
+    parser.add_argument(
+        "--max-new-tokens", type=int, metavar="N", help="longest answer (as in the training; 128 where unknown)"
+    )
+    parser.add_argument(
+        "--temperature", type=float, metavar="T", help="0 is greedy (as in the training; 1 where unknown)"
+    )
     parser.add_argument("--batch-size", type=int, metavar="N", default=32, help="answers at a time (32)")
     parser.add_argument("--seed", type=int, metavar="N", default=0, help="of the random numbers (0)")
     parser.add_argument("--device", metavar="DEVICE", help="where to put the models, such as cuda")
     parser.add_argument("--dtype", metavar="DTYPE", help="of the models, such as bfloat16 (that of the checkpoint)")
 
 
-def answer_settings(arguments: argparse.Namespace) -> Any:
-    """Return the `EvaluationSettings` that `add_answers`'s options ask for."""
-    from trl_bonesoup.front.settings import EvaluationSettings
+def answer_settings(arguments: argparse.Namespace, training: Mapping[str, Any]) -> Any:
+    """Return the `EvaluationSettings` that `add_answers`'s options ask for, and print those that they leave open.
 
-    return EvaluationSettings(
-        arguments.samples_per_prompt,
-        arguments.max_new_tokens,
-        arguments.temperature,
-        arguments.batch_size,
-        arguments.seed,
+    Args:
+        arguments: of the command.
+        training: settings of the training, which soup.json records; empty where there is none.
+    """
+    from trl_bonesoup.front.settings import EvaluationSettings, recorded_decoding
+
+    decoding = {name: getattr(arguments, name) for name in ("max_new_tokens", "temperature")}
+    settings = EvaluationSettings.of_training(
+        training,
+        samples_per_prompt=arguments.samples_per_prompt,
+        batch_size=arguments.batch_size,
+        seed=arguments.seed,
+        **decoding,
     )
+    recorded = recorded_decoding(training)
+    left = {name: f"{name} {getattr(settings, name)}" for name, value in decoding.items() if value is None}
+    if taken := [text for name, text in left.items() if name in recorded]:
+        print(f"Answers are given with {' and '.join(taken)}, as in the training (soup.json).")
+    if others := [text for name, text in left.items() if name not in recorded]:
+        print(f"Answers are given with {' and '.join(others)} by default.")
+    return settings
 
 
 def parse_preference(text: Any, manifest: SoupManifest) -> Any:

@@ -38,8 +38,8 @@ def evaluate_front(
     *,
     extrapolation: float | Sequence[float] = 0.0,
     samples_per_prompt: int = 1,
-    max_new_tokens: int = 128,
-    temperature: float = 1.0,
+    max_new_tokens: int | None = None,
+    temperature: float | None = None,
     batch_size: int = 32,
     seed: int = 0,
     include_markers: bool = True,
@@ -67,8 +67,8 @@ def evaluate_front(
         preferences: shape (K, N) such as `simplex_grid(N)`, or K preferences as for `set_preference`.
         extrapolation: α of Equation 9, one number or one per objective.
         samples_per_prompt: answers per prompt and preference.
-        max_new_tokens: longest answer.
-        temperature: 0 is greedy.
+        max_new_tokens: longest answer; by default that of the training, where soup.json records it, else 128.
+        temperature: 0 is greedy; by default that of the training, else 1.
         batch_size: answers generated at a time.
         seed: of the random numbers.
         include_markers: also measure the base (λ = 0) and each backbone (λ a unit vector).
@@ -96,7 +96,14 @@ def evaluate_front(
         SoupPolicies(soup, preferences, extrapolation, include_markers=include_markers),
         prompts,
         reward_funcs,
-        EvaluationSettings(samples_per_prompt, max_new_tokens, temperature, batch_size, seed),
+        EvaluationSettings.of_training(
+            soup.manifest.training,
+            samples_per_prompt=samples_per_prompt,
+            max_new_tokens=max_new_tokens,
+            temperature=temperature,
+            batch_size=batch_size,
+            seed=seed,
+        ),
         objective_names=objective_names,
         front_path=front_path,
         samples_path=samples_path,

@@ -125,7 +125,7 @@ def search_extrapolation(
         per_objective: one α for each objective, or one for all.
         test_prompts: prompts for the front before and after, none of them among `prompts`.
         preferences: of that front; by default all multiples of 0.1 (0.5 for more than 3 objectives).
-        settings: how prompts are answered.
+        settings: how prompts are answered; by default once each, as in training.
         objective_names: as for `evaluate_front`.
         folder: where to keep answers, fronts and `extrapolation.json`; the same call then continues a
             search that was interrupted. By default nothing is kept.
@@ -139,7 +139,7 @@ def search_extrapolation(
 
     Source: Bone Soups, Equation 9, and the published code.
     """
-    settings = settings or EvaluationSettings()
+    settings = settings or EvaluationSettings.of_training(soup.manifest.training)
     vertices = _VertexPolicies(soup, sorted({0.0, *map(float, alphas)}))
     n = len(vertices.objectives)
     grid = simplex_grid(n, 0.1 if n <= 3 else 0.5) if preferences is None else preferences

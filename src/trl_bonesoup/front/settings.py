@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from trl_bonesoup.errors import ConfigurationError
 
-__all__ = ["EvaluationSettings"]
+__all__ = ["EvaluationSettings", "recorded_decoding"]
 
 
 @dataclass(frozen=True)
@@ -39,3 +42,28 @@ class EvaluationSettings:
             raise ConfigurationError(
                 f"temperature must be a finite number, at least 0 (0 is greedy); got {self.temperature!r}."
             )
+
+    @classmethod
+    def of_training(cls, training: Mapping[str, Any], **given: Any) -> EvaluationSettings:
+        """Return settings that answer as in training, where that is recorded.
+
+        Args:
+            training: its settings, as soup.json records them.
+            given: settings that are known; None counts as not given.
+
+        Raises:
+            ConfigurationError: for a setting out of range.
+        """
+        known = {name: value for name, value in given.items() if value is not None}
+        return cls(**{**recorded_decoding(training), **known})
+
+
+def recorded_decoding(training: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `max_new_tokens` and `temperature` of a training, as far as its settings in soup.json say them."""
+    length, temperature = training.get("max_completion_length"), training.get("temperature")
+    found: dict[str, Any] = {}
+    if isinstance(length, int) and not isinstance(length, bool) and length >= 1:
+        found["max_new_tokens"] = length
+    if isinstance(temperature, (int, float)) and not isinstance(temperature, bool) and 0.0 <= temperature < math.inf:
+        found["temperature"] = float(temperature)
+    return found
