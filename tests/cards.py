@@ -35,9 +35,18 @@ def make_manifest(names=("helpful", "harmless"), base="org/sft", **changes):
             "objectives": tuple(Objective(name=name, reward=f"rewards:{i}") for i, name in enumerate(names)),
             "combination_weights": circulant_weights(n, 0.7 if n == 2 else 0.6),
             "backbones": tuple(Backbone(path=f"backbone-{i}", kind="adapter", steps=40 + i) for i in range(n)),
+            "training": {"kl_coef": 0.05},
+            "versions": {"trl-bonesoup": "0.1.0", "trl": "1.16.0"},
             **changes,
         }
     )
+
+
+def made_by_hand(weights=((1.0, 0.0), (0.0, 1.0)), kind="adapter", **changes):
+    """The record of two models that were trained elsewhere, as the documentation says how to write it."""
+    backbones = tuple(Backbone(path=name, kind=kind) for name in ("../helpful-lora", "../harmless-lora"))
+    return make_manifest(**{"combination_weights": weights, "backbones": backbones, "training": {}, "versions": {},
+                            **changes})  # fmt: skip
 
 
 def make_front(manifest, preferences, extrapolation=0.0, markers=None):

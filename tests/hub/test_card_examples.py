@@ -1,5 +1,6 @@
 """What a card says to run is run: verbatim, against a Hub on the loopback interface."""
 
+import re
 import shlex
 from pathlib import Path
 
@@ -8,8 +9,10 @@ import torch
 from cards import blocks
 from huggingface_hub import HfApi, ModelCard
 from loopback_hub import LoopbackHub
+from safetensors.torch import load_file
 from small_models import write_soup
 
+import mergekit_bonesoup
 from trl_bonesoup import BoneSoup, SoupManifest
 from trl_bonesoup.cli import main
 from trl_bonesoup.hub.card import family_card
@@ -90,6 +93,21 @@ def test_the_command_makes_the_same_soup_again(family: SoupManifest) -> None:
     (command,) = blocks(text, "bash")
     assert main(shlex.split(command)[1:]) == 0
     assert Path("out/model.safetensors").read_bytes() == Path("soup/model.safetensors").read_bytes()
+
+
+def test_the_recipe_makes_the_same_model(family: SoupManifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run_yaml = pytest.importorskip("mergekit.scripts.run_yaml")
+    mergekit_bonesoup.register()
+    merge("org/family", "soup", PREFERENCE, full=True)
+    text = card_of("soup", full=True)
+    wanted = load_file("soup/model.safetensors")
+    monkeypatch.chdir(tmp_path / "family")
+    (recipe,) = blocks(text, "yaml")
+    Path("recipe.yml").write_text(recipe, encoding="utf-8")
+    _, *arguments = shlex.split(re.search(r"`(mergekit-yaml [^`]*)`", text)[1])
+    run_yaml.main([*arguments, "--quiet"], standalone_mode=False)
+    found = {name: value for file in Path("out").glob("*.safetensors") for name, value in load_file(file).items()}
+    torch.testing.assert_close(found, wanted, atol=1e-6, rtol=1e-5)
 
 
 def test_a_base_model_that_the_card_names_instead_is_used(family: SoupManifest) -> None:

@@ -8,7 +8,7 @@ import shlex
 import numpy as np
 import pytest
 import yaml
-from cards import blocks, evaluated, make_front, make_manifest, read_back, section, table_with
+from cards import blocks, evaluated, made_by_hand, make_front, make_manifest, read_back, section, table_with
 
 from trl_bonesoup.errors import ConfigurationError, FrontError
 from trl_bonesoup.front.front import Marker
@@ -63,6 +63,19 @@ class TestWeights:
             ["backbone-1", "0.4 helpful + 0.6 harmless"],
         ]
         assert "β" not in section(text, "How it works")
+
+    @pytest.mark.parametrize(
+        ("weights", "names", "negative"),
+        [
+            (np.eye(2), ("a", "b"), False),
+            (((0.9, 0.4), (0.1, 0.6)), ("a", "b"), True),
+            (np.eye(3), tuple("abc"), False),
+        ],
+    )
+    def test_negative_coefficients_are_explained_where_a_preference_can_have_them(self, weights, names, negative):
+        text = section(family_card(make_manifest(names, combination_weights=weights)).text, "How it works")
+        assert ("A negative coefficient is meant" in text) == negative
+        assert "β" not in text
 
     def test_beta_is_named_if_b_is_its_circulant(self):
         assert "β = 0.7" in section(family_card(make_manifest()).text, "How it works")
@@ -139,6 +152,30 @@ class TestMeasuredRewards:
             family_card(manifest, front=make_front(manifest, simplex_grid(2, 0.5)), compared={"x": other})
 
 
+class TestTrainedElsewhere:
+    @pytest.mark.parametrize(
+        ("weights", "stated"),
+        [
+            (np.eye(2), "each for one of the rewards"),
+            (((0.7, 0.3), (0.3, 0.7)), "each for its own mixture of the rewards"),
+        ],
+    )
+    def test_no_training_is_claimed(self, tmp_path, weights, stated):
+        metadata, card = read_back(family_card(made_by_hand(weights)), tmp_path)
+        assert metadata["tags"] == ["bone-soup", "model-merging", "multi-objective", "peft"]
+        assert "reinforcement" not in card.text
+        first = card.text.split("\n## ")[0]
+        assert f"2 adapters for `org/sft`, {stated} `helpful` and `harmless`, as `soup.json` states" in first
+        assert "They were trained elsewhere, and how is not recorded." in first
+        assert "steps" not in card.text
+
+    def test_what_seek_trained_is_called_what_it_is(self):
+        card = family_card(make_manifest())
+        assert "each trained with reinforcement learning on its own mixture of the rewards" in card.text
+        assert {"trl", "rlhf"} <= set(card.data.tags)
+        assert "elsewhere" not in card.text
+
+
 class TestHowToGetASoup:
     def test_it_is_loaded_from_the_repository_with_a_preference_of_this_family(self):
         manifest = make_manifest(("a", "b", "c"))
@@ -148,6 +185,15 @@ class TestHowToGetASoup:
         np.testing.assert_allclose(manifest.preference(given), [1 / 3] * 3, atol=1e-6)
         mu_KN = ast.literal_eval(re.search(r"preferences\((.*)\)", rows)[1])
         np.testing.assert_array_equal(manifest.preference(mu_KN), [[1, 0, 0], [0, 1, 0]])
+
+    def test_a_batch_is_padded_on_the_left_whatever_the_tokenizer_does(self):
+        _, rows = blocks(family_card(make_manifest()).text, "python")
+        assert 'padding_side="left"' in rows
+
+    def test_the_recipe_is_run_with_a_folder_for_merged_adapters(self):
+        full = make_manifest(backbones=tuple(Backbone(path=name, kind="full") for name in "ab"))
+        for manifest, option in [(make_manifest(), " --lora-merge-cache cache/"), (full, "")]:
+            assert f"run `mergekit-yaml recipe.yml out/{option}` in" in family_card(manifest).text
 
     def test_a_base_model_that_soup_json_does_not_name_is_passed_on(self):
         manifest = make_manifest(base="/home/ann/sft")

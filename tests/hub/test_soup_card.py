@@ -6,7 +6,7 @@ import warnings
 
 import numpy as np
 import pytest
-from cards import RECIPE, blocks, evaluated, make_front, make_manifest, read_back, section, table_with
+from cards import RECIPE, blocks, evaluated, made_by_hand, make_front, make_manifest, read_back, section, table_with
 
 from trl_bonesoup.errors import ConfigurationError, FrontError, WeightsError
 from trl_bonesoup.front.front import Marker
@@ -316,6 +316,13 @@ class TestExamples:
         (recipe,) = blocks(soup_card(make_manifest(), [0.8, 0.2], kind="full", mergekit_yaml=RECIPE).text, "yaml")
         assert recipe == RECIPE
 
+    @pytest.mark.parametrize(("kind", "needs_cache"), [("adapter", True), ("full", False)])
+    def test_the_recipe_is_run_with_what_its_backbones_need(self, kind, needs_cache):
+        manifest = make_manifest(backbones=tuple(Backbone(path=name, kind=kind) for name in "ab"))
+        text = soup_card(manifest, [0.8, 0.2], kind="full", mergekit_yaml=RECIPE).text
+        command = "mergekit-yaml recipe.yml out/" + " --lora-merge-cache cache/" * needs_cache
+        assert f"run `{command}` in the folder" in text
+
     def test_without_a_recipe_there_is_no_section_for_it(self):
         assert "recipe" not in soup_card(make_manifest(), [0.8, 0.2], kind="full").text
 
@@ -352,10 +359,56 @@ class TestTraining:
         assert "Trained with `trl` `1.16.0`." in text
         assert "`org/sft`, revision `0123abc`" in text
 
+    def test_a_setting_that_no_backbone_has_has_no_column(self):
+        backbones = (Backbone(path="a", kind="adapter"), Backbone(path="b", kind="adapter", seed=0))
+        rows = table_with(soup_card(make_manifest(backbones=backbones), [0.8, 0.2], kind="full").text, "Kind")
+        assert rows == [
+            ["Backbone", "Trained on", "Kind", "Seed"],
+            ["a", "0.7 helpful + 0.3 harmless", "adapter", ""],
+            ["b", "0.3 helpful + 0.7 harmless", "adapter", "0"],
+        ]
+
     def test_the_paper_is_cited(self):
         (entry,) = blocks(soup_card(make_manifest(), [0.8, 0.2], kind="full").text, "bibtex")
         assert "Xie, Guofu and Zhang, Xiao and Yao, Ting and Shi, Yunsheng" in entry
         assert "Bone Soups: A Seek-and-Soup Model Merging Approach" in entry
+
+
+class TestTrainedElsewhere:
+    """soup.json says that trl-bonesoup trained the backbones; where it does not, nobody knows how they were."""
+
+    def test_no_training_is_claimed(self, tmp_path):
+        metadata, card = read_back(soup_card(made_by_hand(), [0.7, 0.3], kind="adapter"), tmp_path)
+        assert metadata["tags"] == ["bone-soup", "model-merging", "merge", "multi-objective"]
+        assert "reinforcement" not in card.text
+        assert "The backbones were trained elsewhere, and how is not recorded." in card.text.split("\n## ")[0]
+        mixing = section(card.text, "Preference and merging coefficients")
+        assert "that backbone j was trained on, as `soup.json` states." in mixing
+        training = section(card.text, "Training")
+        assert table_with(training, "Kind") == [
+            ["Backbone", "Trained on", "Kind"],
+            ["helpful-lora", "1 helpful", "adapter"],
+            ["harmless-lora", "1 harmless", "adapter"],
+        ]
+        assert table_with(training, "Objective")[0] == ["Objective", "Reward function"]
+        assert "optimised for" not in section(card.text, "What was not measured")
+
+    def test_what_somebody_wrote_down_is_shown_and_still_not_called_reinforcement_learning(self):
+        backbones = tuple(Backbone(path=name, kind="adapter", steps=300) for name in "ab")
+        manifest = made_by_hand(backbones=backbones, training={"method": "SFT"}, versions={"trl": "1.16.0"})
+        card = soup_card(manifest, [0.7, 0.3], kind="adapter")
+        assert "reinforcement" not in card.text
+        assert "The backbones were trained elsewhere; what `soup.json` says of it is under Training." in card.text
+        assert {"trl", "rlhf"}.isdisjoint(card.data.tags)
+        assert [row[-1] for row in table_with(card.text, "Kind")] == ["Optimizer steps", "300", "300"]
+        assert table_with(card.text, "Setting")[1:] == [["method", "SFT"]]
+
+    def test_what_seek_trained_is_called_what_it_is(self):
+        card = soup_card(make_manifest(), [0.7, 0.3], kind="adapter")
+        assert "each trained with reinforcement learning on its own mixture of the rewards" in card.text
+        assert {"trl", "rlhf"} <= set(card.data.tags)
+        assert "elsewhere" not in card.text
+        assert "states" not in card.text
 
 
 class TestRefuses:

@@ -89,7 +89,8 @@ def rows_example(manifest: SoupManifest) -> str:
     vertices = np.eye(len(manifest.objectives))[:2]
     rows = ", ".join(f"[{', '.join(f'{weight:g}' for weight in row)}]" for row in vertices)
     return fenced(
-        'batch = tokenizer(["One prompt", "Another prompt"], return_tensors="pt", padding=True)\n'
+        'prompts = ["One prompt", "Another prompt"]\n'
+        'batch = tokenizer(prompts, return_tensors="pt", padding=True, padding_side="left")\n'
         f"with soup.preferences([{rows}]):\n"
         "    answers = soup.model.generate(**batch, max_new_tokens=64)",
         "python",
@@ -120,7 +121,7 @@ def merge_command(
     return fenced(shlex.join(words), "bash")
 
 
-def recipe(text: str | None, base: BaseModelName, family: str | None) -> dict[str, str]:
+def recipe(manifest: SoupManifest, text: str | None, base: BaseModelName, family: str | None) -> dict[str, str]:
     """Return a mergekit recipe as a code block, without folders of this machine, and how a reader comes to run it.
 
     Raises:
@@ -136,8 +137,10 @@ def recipe(text: str | None, base: BaseModelName, family: str | None) -> dict[st
     where, replace = place(family, ""), base.argument == YOUR_BASE_MODEL
     if portable != content or hide_local_paths(text) != text:
         text, replace = yaml.safe_dump(portable, sort_keys=False, allow_unicode=True), True
+    adapters = any(backbone.kind == "adapter" for backbone in manifest.backbones)
     return {
         "recipe": fenced(text, "yaml"),
+        "recipe_command": "mergekit-yaml recipe.yml out/" + (" --lora-merge-cache cache/" if adapters else ""),
         "recipe_note": ", after replacing its folders by yours" if replace else "",
         "recipe_folder": f" (`hf download {where} --local-dir family` fetches it)" if where else "",
     }

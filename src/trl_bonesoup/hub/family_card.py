@@ -11,9 +11,16 @@ import numpy as np
 from trl_bonesoup.card_metadata import card_data
 from trl_bonesoup.errors import ConfigurationError
 from trl_bonesoup.front.front import Front
-from trl_bonesoup.hub import examples, tables
+from trl_bonesoup.hub import examples, tables, trained
 from trl_bonesoup.hub.layout import plot_name, render
-from trl_bonesoup.hub.measured import OTHER_RUNS, OTHER_TRAINING, check_comparable, check_family_front, how_measured
+from trl_bonesoup.hub.measured import (
+    OTHER_RUNS,
+    OTHER_TRAINING,
+    SAME_COEFFICIENT,
+    check_comparable,
+    check_family_front,
+    how_measured,
+)
 from trl_bonesoup.hub.metadata import base_model_name
 from trl_bonesoup.hub.reward_tables import front_table, metrics_table
 from trl_bonesoup.manifest import EQUAL, SoupManifest
@@ -72,18 +79,21 @@ def family_card(
         base.hub_id,
         relation="adapter" if adapters else "finetune",
         library_name=LIBRARY,
-        tags=[*TAGS, "peft"] if adapters else TAGS,
+        tags=trained.tags(manifest, [*TAGS, "peft"] if adapters else TAGS),
         license=license,
         language=language,
         datasets=datasets,
     )
     even_N = manifest.preference(EQUAL)
+    one_each = np.array_equal(manifest.weights, np.eye(len(manifest.backbones)))
     names = list(map(code, manifest.objective_names))
     return render(
         data,
         "family.md",
         title=code(repo_id) if repo_id else f"Bone Soup family of {code(base.shown)}",
         n_backbones=len(manifest.backbones),
+        elsewhere=trained.elsewhere(manifest),
+        stated="one of the rewards" if one_each else "its own mixture of the rewards",
         backbones="adapters for" if adapters else "models fine-tuned from",
         base=code(base.shown),
         objectives=f"{', '.join(names[:-1])} and {names[-1]}",
@@ -91,8 +101,9 @@ def family_card(
         preset_table=tables.preset_table(manifest),
         rows_example=examples.rows_example(manifest) if adapters else None,
         **_one_model(manifest, base, repo_id, even_N, adapters),
-        **examples.recipe(examples.portable_recipe(manifest, base, even_N), base, repo_id),
-        circulant=_circulant(manifest.weights),
+        **examples.recipe(manifest, examples.portable_recipe(manifest, base, even_N), base, repo_id),
+        shares=", here one reward each" if one_each else _circulant(manifest.weights),
+        negative=bool((np.linalg.inv(manifest.weights) < -SAME_COEFFICIENT).any()),
         formula="θ_sft + Σ_j λ_j·ΔW_j" if adapters else "Σ_j λ_j·θ_j",
         weights_table=_weights_table(manifest),
         **_measured(front, compared or {}, manifest),

@@ -35,9 +35,7 @@ class BaseModelName(NamedTuple):
         """Return the name with what is known of where the model lies, as Markdown."""
         where = ""
         if self.hub_id is None:
-            where = (
-                ", a folder beside `soup.json`" if self.argument is None else ", a local folder where this was trained"
-            )
+            where = ", a folder beside `soup.json`" if self.argument is None else ", a local folder where this was made"
         return code(self.shown) + where + (f", revision {code(revision)}" if revision else "")
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from trl_bonesoup.card_metadata import YOUR_BASE_MODEL, card_data
 from trl_bonesoup.errors import ConfigurationError
 from trl_bonesoup.front.front import Front, FrontPoint
-from trl_bonesoup.hub import examples, tables
+from trl_bonesoup.hub import examples, tables, trained
 from trl_bonesoup.hub.layout import plot_name, render
 from trl_bonesoup.hub.measured import (
     OTHER_RUNS,
@@ -109,7 +109,7 @@ def soup_card(
         base.hub_id,
         relation="adapter" if kind == "adapter" else "merge",
         library_name="peft" if kind == "adapter" else "transformers",
-        tags=TAGS,
+        tags=trained.tags(manifest, TAGS),
         license=license,
         language=language,
         datasets=datasets,
@@ -126,6 +126,7 @@ def soup_card(
         base=code(base.shown),
         preference=tables.mixture(preference_N, manifest.objective_names, ", ", "{name} {share}"),
         n_backbones=len(manifest.backbones),
+        elsewhere=trained.elsewhere(manifest),
         preference_table=tables.preference_table(manifest, preference_N),
         formula="Σ_j λ_j·θ_j" + (" + (1 - Σλ)·θ_sft" if extrapolated else ""),
         right_side=tables.right_side(extrapolation) if extrapolated else "μ",
@@ -146,7 +147,7 @@ def soup_card(
             full=kind == "full" and _of_adapters(manifest),
             rank=saved.rank if saved and lost is not None else None,
         ),
-        **examples.recipe(mergekit_yaml, base, family),
+        **examples.recipe(manifest, mergekit_yaml, base, family),
         base_source=base.source(manifest.base_model.revision),
         objective_table=tables.objective_table(manifest),
         training_table=tables.training_table(manifest),

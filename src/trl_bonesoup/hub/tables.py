@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from trl_bonesoup.hub.trained import elsewhere
 from trl_bonesoup.manifest import SoupManifest
 from trl_bonesoup.markdown import code, is_local_path, last_folder, number, table
 from trl_bonesoup.weights import FloatArray
@@ -74,7 +75,10 @@ def right_side(extrapolation: float | Sequence[float]) -> str:
 
 
 def objective_table(manifest: SoupManifest) -> str:
-    """Return the rewards and how training normalised their scores."""
+    """Return the rewards and, as far as it is known, how training normalised their scores."""
+    if elsewhere(manifest) and not any(objective.normalization for objective in manifest.objectives):
+        rows = [[code(objective.name), code(objective.reward)] for objective in manifest.objectives]
+        return table(["Objective", "Reward function"], rows)
     rows = []
     for objective in manifest.objectives:
         statistics = objective.normalization
@@ -84,18 +88,17 @@ def objective_table(manifest: SoupManifest) -> str:
 
 
 def training_table(manifest: SoupManifest) -> str:
-    """Return the backbones: the column of B that each was trained on, and how long."""
-    rows = [
-        [
-            code(_backbone_name(backbone.path)),
-            _trained_on(column, manifest),
-            backbone.kind,
-            str(backbone.steps),
-            "" if backbone.seed is None else str(backbone.seed),
-        ]
-        for backbone, column in zip(manifest.backbones, manifest.weights.T, strict=True)
-    ]
-    return table(["Backbone", "Trained on", "Kind", "Optimizer steps", "Seed"], rows)
+    """Return the backbones: the column of B that each was trained on, and how long and with which seed if recorded."""
+    columns = {
+        "Backbone": [code(_backbone_name(backbone.path)) for backbone in manifest.backbones],
+        "Trained on": [_trained_on(column, manifest) for column in manifest.weights.T],
+        "Kind": [backbone.kind for backbone in manifest.backbones],
+    }
+    if any(backbone.steps for backbone in manifest.backbones):
+        columns["Optimizer steps"] = [str(backbone.steps) for backbone in manifest.backbones]
+    if any(backbone.seed is not None for backbone in manifest.backbones):
+        columns["Seed"] = ["" if backbone.seed is None else str(backbone.seed) for backbone in manifest.backbones]
+    return table(list(columns), [list(row) for row in zip(*columns.values(), strict=True)])
 
 
 def settings_table(manifest: SoupManifest) -> str | None:
