@@ -142,7 +142,7 @@ def combination_weights(parameters: MergeParameters) -> FloatArray:
 def _is_transposed(values: Any) -> bool:
     """Return whether what is no B would be one with its rows as columns."""
     try:
-        check_combination_weights(np.asarray(values, dtype=np.float64).T)
+        check_combination_weights(np.asarray(values).T)
     except (TypeError, ValueError, OverflowError):
         return False
     return True

@@ -108,6 +108,8 @@ TRANSPOSED = "Its rows sum to 1: it may be transposed; column j belongs to model
         ("[[0.9, 0.4], [0.4, 0.6]]", False),
         ("[[0.5, 0.5], [0.5, 0.5]]", False),
         ("[[0.7, 0.3]]", False),
+        ("[[0.7, 0.3], [1]]", False),
+        ("[[true, false], [false, true]]", False),
         ("[[1.4, -0.4], [0.2, 0.8]]", False),
     ],
 )

@@ -173,14 +173,25 @@ def stock_mergekit(tmp_path):
     packages = (boot, PLUGIN, PLUGIN.parent / "src", *filter(None, [os.environ.get("PYTHONPATH")]))
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, packages)), "HF_HUB_OFFLINE": "1"}
 
-    def run(config, out):
+    def run(config, out, script="import sys; from mergekit.scripts.run_yaml import main; sys.exit(main())"):
         file = tmp_path / "bonesoup.yml"
         file.write_text(yaml.safe_dump(config))
-        script = "import sys; from mergekit.scripts.run_yaml import main; sys.exit(main())"
         command = [sys.executable, "-c", script, str(file), str(out), "--quiet"]
         return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
 
     return run
+
+
+def test_a_merge_needs_nothing_for_training_and_plots(checkpoints, stock_mergekit, tmp_path):
+    """So that the package can be installed beside mergekit alone: docs/mergekit.md says so."""
+    absent = ("trl", "matplotlib", "moocore")
+    script = (
+        f"import sys; sys.modules.update(dict.fromkeys({absent}))\n"
+        "from mergekit.scripts.run_yaml import main; sys.exit(main())"
+    )
+    result = stock_mergekit(soup({checkpoints / "a": 1, checkpoints / "b": 0}, {"beta": 0.6}), tmp_path / "out", script)
+    assert result.returncode == 0, result.stderr
+    assert (tmp_path / "out" / "model.safetensors").is_file()
 
 
 def test_the_stock_command_knows_the_method(checkpoints, load, stock_mergekit, tmp_path):
