@@ -120,6 +120,27 @@ def test_the_score_is_an_output_or_its_share(settings: dict, expected: float) ->
     assert reward(prompts=["w1"], completions=["w2"]) == [pytest.approx(expected)]
 
 
+def test_an_output_may_be_named_by_its_label() -> None:
+    """The number of a label comes from the model's own table, which JSON gives in any order and as text."""
+    labels = {"2": "insult", "0": "neutral", "1": "toxic", "3": "insult"}
+    model = RecordingModel([[0.5, 3.0, -1.0, 0.0]], id2label=labels)
+    reward = ClassifierReward(model, tokenizer=word_tokenizer(), name="clean", logit="toxic", scale=-1.0)
+    assert reward(prompts=["w1"], completions=["w2"]) == [-3.0]
+    assert reward.spec == "org/recorder(logit='toxic', scale=-1.0)"
+    known = r"'insult' \(2\), 'neutral' \(0\), 'toxic' \(1\), 'insult' \(3\); give logit"
+    for label, found in (("Toxic", "no output"), ("insult", "several outputs")):
+        with pytest.raises(ConfigurationError, match=rf"clean has {found} with the label '{label}'\. .*{known}"):
+            replace(reward, logit=label)(prompts=["w1"], completions=["w2"])
+    with pytest.raises(ConfigurationError, match="recorder has no output with the label 'toxic'.*are none"):
+        ClassifierReward(RecordingModel(), tokenizer=word_tokenizer(), logit="toxic")(prompts=["w"], completions=["w"])
+
+
+@pytest.mark.parametrize("logit", [1.0, True, None, ["toxic"]])
+def test_what_names_no_output_is_refused_with_the_name_of_the_reward(logit: Any) -> None:
+    with pytest.raises(ConfigurationError, match="logit of clean must be the number of an output or its label; got"):
+        ClassifierReward("org/rm", name="clean", logit=logit)
+
+
 def test_the_probability_of_a_single_output_is_its_sigmoid() -> None:
     reward = ClassifierReward(RecordingModel([[math.log(4)]]), tokenizer=word_tokenizer(), score="probability")
     assert reward(prompts=["w1"], completions=["w2"]) == [pytest.approx(0.8)]

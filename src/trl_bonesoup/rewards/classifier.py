@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from trl_bonesoup.errors import ConfigurationError
-from trl_bonesoup.rewards.loaded import SPECIAL_TOKENS, LoadsClassifier, model_id, model_name
+from trl_bonesoup.rewards.loaded import SPECIAL_TOKENS, LoadedClassifier, LoadsClassifier, model_id, model_name
 from trl_bonesoup.rewards.protocol import completion_texts
 from trl_bonesoup.rewards.texts import PromptText, last_user_message, prompt_texts, template_fields
 
@@ -33,9 +33,10 @@ class ClassifierReward(LoadsClassifier):
             {cls}, {pad}, {mask} and {unk}. ("{prompt}", "{completion}") is question and answer,
             ("{completion}", "{prompt}") the reverse, "{completion}" the answer alone.
         tokenizer: for a loaded model.
-        logit: which of the model's outputs is the score.
+        logit: which of the model's outputs is the score: its number, or its label in the model's
+            `id2label`, such as "toxic".
         score: "logit", or "probability": the softmax over all outputs, the sigmoid of a single one.
-        shift, scale: the reward is (score + shift) · scale.
+        shift, scale: the reward is (score + shift) · scale. With scale=-1, less of it is better.
         name: what the objective is called; by default the last part of the model's id.
         prompt_text: makes a text of a prompt; by default a conversation's last user message.
             `conversation` takes all of it.
@@ -57,14 +58,14 @@ class ClassifierReward(LoadsClassifier):
 
     Raises:
         ConfigurationError: if a setting is not one of the above or, at the first call, the model
-            cannot be loaded, has no trained classification head or not so many outputs, lacks a
-            special token that `inputs` uses, or the data set has no `prompt_column`.
+            cannot be loaded, has no trained classification head, not so many outputs or no such
+            label, lacks a special token that `inputs` uses, or the data set has no `prompt_column`.
     """
 
     model: Any
     inputs: str | Sequence[str] = ("{prompt}", "{completion}")
     tokenizer: Any = None
-    logit: int = 0
+    logit: int | str = 0
     score: str = "logit"
     shift: float = 0.0
     scale: float = 1.0
@@ -86,6 +87,10 @@ class ClassifierReward(LoadsClassifier):
         check_choice("keep_prompt", self.keep_prompt, _ENDS)
         self.inputs = templates
         self.__name__ = self.name or model_name(self.model)
+        if isinstance(self.logit, bool) or not isinstance(self.logit, int | str):
+            raise ConfigurationError(
+                f"logit of {self.__name__} must be the number of an output or its label; got {self.logit!r}."
+            )
         self.spec = describe(self, model_id(self.model), ("model", "tokenizer", "name", "batch_size", "device"))
 
     def __call__(self, *, prompts: list, completions: list, **columns: Any) -> list[float | None]:
@@ -98,17 +103,32 @@ class ClassifierReward(LoadsClassifier):
         for question, answer in zip(questions, answers, strict=True):
             render = functools.partial(self._texts, classifier.without_special_tokens(answer), special)
             rows.append(classifier.encode(render, question, self.keep_prompt)[0])
-        return [None if logits is None else self._score(logits) for logits in classifier(rows, self.batch_size)]
+        output = self._output(classifier)
+        return [None if logits is None else self._score(logits, output) for logits in classifier(rows, self.batch_size)]
 
     def _texts(self, answer: str, special: dict[str, str], question: str) -> tuple[str, ...]:
         return tuple(text.format(prompt=question, completion=answer, **special) for text in self.inputs)
 
-    def _score(self, logits: Any) -> float:
-        if not 0 <= self.logit < len(logits):
+    def _output(self, classifier: LoadedClassifier) -> int:
+        """Return the number of the output that is the score."""
+        if not isinstance(self.logit, str):
+            return self.logit
+        labels = getattr(classifier.model.config, "id2label", None) or {}
+        found = [int(number) for number, label in labels.items() if label == self.logit]
+        if len(found) != 1:
+            known = ", ".join(f"{label!r} ({number})" for number, label in labels.items()) or "none"
+            raise ConfigurationError(
+                f"{self.__name__} has {'several outputs' if found else 'no output'} with the label {self.logit!r}. Its "
+                f"labels, with their numbers, are {known}; give logit one of either."
+            )
+        return found[0]
+
+    def _score(self, logits: Any, output: int) -> float:
+        if not 0 <= output < len(logits):
             raise ConfigurationError(f"{self.__name__} has outputs 0 to {len(logits) - 1}; got logit={self.logit}.")
         if self.score == "probability":
             logits = logits.sigmoid() if len(logits) == 1 else logits.softmax(dim=-1)
-        return (logits[self.logit].item() + self.shift) * self.scale
+        return (logits[output].item() + self.shift) * self.scale
 
 
 def _check_templates(templates: tuple[str, ...]) -> None:
