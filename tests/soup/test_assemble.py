@@ -201,7 +201,9 @@ class TestRefuses:
         with pytest.raises(SoupError, match=r"'/home/somebody/sft', which is neither .*--base-model"):
             soup_of("friendly", "concise")
 
-    @pytest.mark.parametrize("weights", [[[0.5, 0.5], [0.5, 0.5]], np.eye(3), [[1.0]], "x", [0.5, 0.5], [[1.0, 0.0], [1.0]]])
+    @pytest.mark.parametrize(
+        "weights", [[[0.5, 0.5], [0.5, 0.5]], np.eye(3), [[1.0]], "x", [0.5, 0.5], [[1.0, 0.0], [1.0]]]
+    )
     def test_combination_weights_that_do_not_fit(self, work: Path, weights: Any) -> None:
         with pytest.raises(BoneSoupError):
             soup_of("friendly", "concise", combination_weights=weights)

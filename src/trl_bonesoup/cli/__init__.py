@@ -20,6 +20,7 @@ from trl_bonesoup.cli import (
     demo,
     evaluate,
     extrapolate,
+    manifest,
     merge,
     plot,
     prepare,
@@ -34,7 +35,7 @@ from trl_bonesoup.cli.parsing import CommandParser
 from trl_bonesoup.errors import BoneSoupError
 
 _COMMANDS = (
-    *(demo, prepare, seek, select_dominance, merge, sweep, to_full),
+    *(demo, prepare, seek, select_dominance, manifest, merge, sweep, to_full),
     *(evaluate, extrapolate, compare, plot, card, push),
 )
 
@@ -45,6 +46,7 @@ Train a few backbones once, then serve every balance of competing rewards.
   bonesoup prepare --config data.yml                   prompts out of a public data set
   bonesoup seek --config seek.yml                      train the backbones, write soup.json
   bonesoup select-dominance --config select.yml        the same, with the best of several β
+  bonesoup manifest soup --backbone a=lora-a --backbone b=lora-b    soup.json of models that you have; presets
   bonesoup merge run out --preference helpful=0.7,harmless=0.3
   bonesoup sweep run soups --grid 0.1                  all preferences of a grid in one pass
   bonesoup to-full run run-full                        full backbones, of adapters that cannot be mixed

@@ -119,7 +119,7 @@ def run(arguments: argparse.Namespace) -> None:
             f"{', '.join(missing)} missing: give it as a flag or in the --config file, or name folders to --gather."
         )
     rewards, names = rewards_of(arguments)
-    weights = _weights(arguments, len(rewards))
+    weights = combination_weights(arguments, len(rewards))
     data = options.prompts_from(arguments)
     args = training_args(arguments)
 
@@ -268,7 +268,8 @@ def _number_or(value: Any) -> Any:
     return value
 
 
-def _weights(arguments: argparse.Namespace, n: int) -> Any:
+def combination_weights(arguments: argparse.Namespace, n: int) -> Any:
+    """Return B of shape (N, N) from --dominance or --combination-weights."""
     from trl_bonesoup.weights import check_combination_weights, circulant_weights
 
     if arguments.combination_weights is None:
