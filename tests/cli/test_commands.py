@@ -201,6 +201,31 @@ def test_sweep_writes_every_point(run: Path, tmp_path: Path) -> None:
     assert names_in(tmp_path) == {"mu-1.00-0.00", "mu-0.50-0.50", "mu-0.00-1.00"}
 
 
+def test_sweep_names_folders_after_presets_and_counts_them(run: Path, tmp_path: Path, capsys) -> None:
+    folder = run.parent / "named"  # beside the run, so that its base is found
+    if not folder.exists():
+        shutil.copytree(run, folder)
+    SoupManifest.load(run).with_preset("ann", [0.2, 0.8]).with_preset("bob", [0.2, 0.8]).save(folder)
+    asked = [word for name in ("ann", "bob", "0.2,0.8", "five=0.2,seven=0.8") for word in ("--preference", name)]
+    assert main(["sweep", str(folder), str(tmp_path / "many"), *asked, "--rank", "2"]) == 0
+    assert names_in(tmp_path / "many") == {"ann", "bob", "mu-0.20-0.80"}
+    assert json.loads((tmp_path / "many" / "bob" / "adapter_config.json").read_text())["r"] == 2
+    assert f"3 soups in {tmp_path / 'many'}, from ann to mu-0.20-0.80." in capsys.readouterr().out
+    assert main(["sweep", str(folder), str(tmp_path / "one"), *asked[:2], "--full", "--dtype", "bf16"]) == 0
+    assert f"1 soup in {tmp_path / 'one'}: ann." in capsys.readouterr().out
+    assert json.loads((tmp_path / "one" / "ann" / "config.json").read_text())["dtype"] == "bfloat16"
+
+
+def test_a_dtype_may_have_its_short_name_everywhere(run: Path, tmp_path: Path, capsys) -> None:
+    arguments = ["merge", str(run), str(tmp_path / "out"), "--preference", "0.9,0.1", "--dtype", "bf16"]
+    assert main([*arguments, "--print-yaml"]) == 0
+    assert yaml.safe_load(capsys.readouterr().out)["out_dtype"] == "bfloat16"
+    assert main(arguments) == 2
+    assert "dtype=bfloat16 (--dtype) is for a full checkpoint" in capsys.readouterr().err
+    assert main([*arguments, "--full"]) == 0
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["dtype"] == "bfloat16"
+
+
 def test_evaluate_plot_and_card(run: Path, work: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     front, rewards = tmp_path / "front.json", ["--reward", "five=tiny_cli_rewards:five"]
     rewards += ["--reward", "seven=tiny_cli_rewards:seven"]
@@ -250,6 +275,10 @@ def test_rewards_of_a_soup_are_not_run_unless_named(
         (["merge", "RUN", "--preference", "0.5,0.5"], "OUT is missing"),
         (["merge", "no-such-folder", "out", "--preference", "0.5,0.5"], "no-such-folder"),
         (["sweep", "RUN", "out", "--grid", "0.3"], "divide 1 evenly"),
+        (["sweep", "RUN", "out", "--grid", "0.5", "--preference", "five"], "--grid and --preference each say which"),
+        (["sweep", "RUN", "out", "--grid", "0.5", "--sample", "5"], "--grid and --sample each say which"),
+        (["sweep", "RUN", "out", "--rank", "4", "--full"], "rank=4 (--rank) compresses an adapter"),
+        (["sweep", "RUN", "out", "--dtype", "fp16"], "is for a full checkpoint"),
         (["evaluate", "RUN", "--prompts", "missing.txt", "--reward", "five=tiny_cli_rewards:five",
           "--reward", "seven=tiny_cli_rewards:seven"], "missing.txt"),
         (["plot", "missing.json", "out.png"], "missing.json"),

@@ -53,7 +53,7 @@ def test_a_quota_that_is_hit_half_way(tmp_path, request, writer, limit) -> None:
     run, out = request.getfixturevalue(fixture), tmp_path / "place" / "out"
     before = contents(run)
     message = limited(lambda: write(run, out), limit, tmp_path / "told")
-    assert "GB and its disk has" in message
+    assert "B and its disk has" in message
     assert "a quota may allow less" in message
     assert not list((tmp_path / "place").rglob("*config.json"))
     assert not list((tmp_path / "place").rglob("*.safetensors"))

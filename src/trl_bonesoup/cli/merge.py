@@ -26,7 +26,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "--rank", type=int, metavar="R", help="compress the adapter to this rank; by default it is exact, of all ranks"
     )
-    parser.add_argument("--dtype", metavar="DTYPE", help="of a full checkpoint: float32, bfloat16 or float16")
+    options.add_dtype(parser, "of a full checkpoint: float32, bfloat16 or float16")
     parser.add_argument("--max-shard-size", metavar="SIZE", help="of the files of a full checkpoint of adapters: 5GB")
     parser.add_argument("--front", metavar="FILE", help="front.json whose measured rewards go into the card")
     options.add_allow_nan(parser)

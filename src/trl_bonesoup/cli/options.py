@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from trl_bonesoup.soup.source import SoupSource
 
 
+DEFAULT_GRID = 0.1
+
+
 class Repeat(argparse.Action):
     """Collects the values of a repeated flag; the first one replaces what a settings file gave."""
 
@@ -113,6 +116,11 @@ def add_allow_nan(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_dtype(parser: argparse.ArgumentParser, help: str) -> None:
+    """Add the dtype of models, by torch's name or a short one."""
+    parser.add_argument("--dtype", type=_dtype_name, metavar="DTYPE", help=help)
+
+
 def add_card_metadata(parser: argparse.ArgumentParser) -> None:
     """Add what only people know of a model that gets a card."""
     parser.add_argument("--license", metavar="ID", help="as the Hub names it, such as apache-2.0")
@@ -125,7 +133,7 @@ def add_card_metadata(parser: argparse.ArgumentParser) -> None:
 def add_grid(parser: argparse.ArgumentParser) -> None:
     """Add the preferences of a sweep or an evaluation."""
     parser.add_argument(
-        "--grid", type=float, metavar="STEP", default=0.1, help="all preferences in steps of this (default 0.1)"
+        "--grid", type=float, metavar="STEP", help=f"all preferences in steps of this (default {DEFAULT_GRID})"
     )
     parser.add_argument(
         "--sample",
@@ -151,7 +159,7 @@ def add_answers(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch-size", type=int, metavar="N", default=32, help="answers at a time (32)")
     parser.add_argument("--seed", type=int, metavar="N", default=0, help="of the random numbers (0)")
     parser.add_argument("--device", metavar="DEVICE", help="where to put the models, such as cuda")
-    parser.add_argument("--dtype", metavar="DTYPE", help="of the models, such as bfloat16 (that of the checkpoint)")
+    add_dtype(parser, "of the models, such as bfloat16 or bf16 (that of the checkpoint)")
 
 
 def answer_settings(arguments: argparse.Namespace, training: Mapping[str, Any]) -> Any:
@@ -211,14 +219,26 @@ def parse_extrapolation(text: Any) -> float | list[float]:
 
 
 def parse_grid(arguments: argparse.Namespace, manifest: SoupManifest) -> np.ndarray:
-    """Return the preferences (K, N) that `add_grid`'s options ask for."""
+    """Return the preferences (K, N) that `add_grid`'s options ask for; see `read_grid`."""
+    return np.stack([manifest.preference(preference) for preference in read_grid(arguments, manifest)])
+
+
+def read_grid(arguments: argparse.Namespace, manifest: SoupManifest) -> Sequence[Any]:
+    """Return the preferences that `add_grid`'s options ask for, those that are given as names by their names.
+
+    Raises:
+        ConfigurationError: if they ask in more than one way.
+    """
     from trl_bonesoup.weights import simplex_grid, simplex_sample
 
+    given = [f"--{name}" for name in ("grid", "sample", "preference") if getattr(arguments, name) not in (None, [])]
+    if len(given) > 1:
+        raise ConfigurationError(f"{' and '.join(given)} each say which preferences; give one of them.")
     if arguments.preference:
-        return np.stack([parse_preference(text, manifest) for text in arguments.preference])
+        return [read_preference(text) for text in arguments.preference]
     if arguments.sample is not None:
-        return simplex_sample(len(manifest.objectives), arguments.sample)
-    return simplex_grid(len(manifest.objectives), arguments.grid)
+        return list(simplex_sample(len(manifest.objectives), arguments.sample))
+    return list(simplex_grid(len(manifest.objectives), DEFAULT_GRID if arguments.grid is None else arguments.grid))
 
 
 def parse_rewards(specs: Sequence[str], order: Sequence[str] = ()) -> tuple[list[Any], list[str]]:
@@ -326,6 +346,12 @@ def show_warnings_plainly() -> None:
 
     warnings.simplefilter("ignore", FutureWarning)
     warnings.formatwarning = lambda message, category, *_args, **_kwargs: f"bonesoup: warning: {message}\n"
+
+
+def _dtype_name(text: str) -> str:
+    from trl_bonesoup.soup.dtypes import dtype_name
+
+    return dtype_name(str(text))
 
 
 def _is_number(text: str) -> bool:

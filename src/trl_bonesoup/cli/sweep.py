@@ -11,6 +11,8 @@ _EPILOG = """\
 examples:
   bonesoup sweep run soups --grid 0.1                               every preference in steps of 0.1
   bonesoup sweep run soups --preference 0.7,0.3 --preference 0.5,0.5
+  bonesoup sweep run soups --preference cautious --preference equal   folders of these names, from presets of soup.json
+  bonesoup sweep run soups --grid 0.1 --rank 16                     smaller adapters, for a server's max_lora_rank
 """
 
 
@@ -21,6 +23,10 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("out", metavar="OUT", help="folder for the soups, one folder each; finished ones are kept")
     options.add_grid(parser)
     parser.add_argument("--full", action="store_true", help="full checkpoints instead of adapters")
+    parser.add_argument(
+        "--rank", type=int, metavar="R", help="compress the adapters to this rank; by default they are exact"
+    )
+    options.add_dtype(parser, "of full checkpoints: float32, bfloat16 or float16")
     options.add_allow_nan(parser)
     parser.add_argument("--overwrite", action="store_true", help="replace folders that hold another model")
 
@@ -34,12 +40,18 @@ def run(arguments: argparse.Namespace) -> None:
     folders = sweep(
         arguments.soup,
         arguments.out,
-        options.parse_grid(arguments, source.manifest),
+        options.read_grid(arguments, source.manifest),
         full=arguments.full,
         extrapolation=options.parse_extrapolation(arguments.extrapolation),
+        rank=arguments.rank,
+        dtype=arguments.dtype,
         overwrite=arguments.overwrite,
         base_model=arguments.base_model,
         revision=arguments.revision,
         allow_nan=arguments.allow_nan,
     )
-    print(f"{len(folders)} soups in {arguments.out}, from {folders[0].name} to {folders[-1].name}.")
+    names = list(dict.fromkeys(folder.name for folder in folders))
+    if len(names) == 1:
+        print(f"1 soup in {arguments.out}: {names[0]}.")
+    else:
+        print(f"{len(names)} soups in {arguments.out}, from {names[0]} to {names[-1]}.")

@@ -24,7 +24,7 @@ def add_parser(subparsers: Any) -> None:
     )
     options.add_soup(parser)
     parser.add_argument("out", metavar="OUT", help="folder to write; it appears complete or not at all")
-    parser.add_argument("--dtype", metavar="DTYPE", help="float32, bfloat16 or float16; by default the base model's")
+    options.add_dtype(parser, "float32, bfloat16 or float16; by default the base model's")
     parser.add_argument("--max-shard-size", metavar="SIZE", help="of their files: 5GB; by default transformers' own")
 
 

@@ -13,6 +13,7 @@ from trl_bonesoup.card_metadata import TAG
 from trl_bonesoup.errors import HubError
 from trl_bonesoup.privacy import Content
 from trl_bonesoup.soup.download import MODEL_FILES
+from trl_bonesoup.soup.folders import size_text
 
 State = Literal["new", "changed", "same", "removed"]
 
@@ -126,22 +127,6 @@ def plan_repo(repo_id: str, files: Mapping[str, Content], remote: Remote) -> Rep
     stale = [path for path in remote.files if path not in files and _is_of_a_model(path)]
     changes += [FileChange(path, "removed", remote.files[path].size) for path in stale]
     return RepoPlan(repo_id, files, remote, changes)
-
-
-def size_text(size: int) -> str:
-    """Return a size as people read it.
-
-    >>> size_text(999), size_text(538_090_408)
-    ('999 B', '538.1 MB')
-    """
-    if size < 1000:
-        return f"{size} B"
-    value, unit = float(size), "B"
-    for unit in ("kB", "MB", "GB", "TB"):  # noqa: B007 - the last one that is needed
-        value /= 1000.0
-        if value < 999.95:
-            break
-    return f"{value:.1f} {unit}"
 
 
 def _size(content: Content) -> int:

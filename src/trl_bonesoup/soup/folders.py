@@ -34,7 +34,7 @@ _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _NO_ROOM_TEXT = re.compile(rf"os error ({'|'.join(map(str, _NO_ROOM))})\b")
 """How the writers of safetensors and tokenizers, which are written in Rust, say the same."""
 
-__all__ = ["check_target", "complete_folder", "make_folder", "put_in_place", "room_for", "tidy_up"]
+__all__ = ["check_target", "complete_folder", "make_folder", "put_in_place", "room_for", "size_text", "tidy_up"]
 
 
 @contextmanager
@@ -133,9 +133,25 @@ def room_for(folder: str | Path, needed: int) -> Iterator[None]:
         raise
 
 
+def size_text(size: int) -> str:
+    """Return a number of bytes as people read it.
+
+    >>> size_text(999), size_text(538_090_408)
+    ('999 B', '538.1 MB')
+    """
+    if size < 1000:
+        return f"{size} B"
+    value, unit = float(size), "B"
+    for unit in ("kB", "MB", "GB", "TB"):  # noqa: B007 - the last one that is needed
+        value /= 1000.0
+        if value < 999.95:
+            break
+    return f"{value:.1f} {unit}"
+
+
 def _no_room(folder: str | Path, needed: int, free: int) -> str:
     return (
-        f"Writing to {folder} needs {needed / 1e9:.3f} GB and its disk has {free / 1e9:.3f} GB left (a quota may allow "
+        f"Writing to {folder} needs {size_text(needed)} and its disk has {size_text(free)} left (a quota may allow "
         "less). Free some space, choose fewer preferences, or write adapters instead of full checkpoints."
     )
 

@@ -120,11 +120,11 @@ class AdapterScales:
         product = (factor_B.float() * scale_R.to(factor_B.device, torch.float32)) @ factor_A.float()
         return product.T if transposed else product
 
-    def base_bytes(self) -> int:
-        """Return the bytes of the base model's own parameters and buffers, tied ones once."""
+    def base_bytes(self, dtype: torch.dtype | None = None) -> int:
+        """Return the bytes of the base model's own parameters and buffers, tied ones once, with floats in `dtype`."""
         state = self.model.base_model.model.state_dict()
-        sizes = {tensor.data_ptr(): tensor.nbytes for name, tensor in state.items() if ".lora_" not in name}
-        return sum(sizes.values())
+        tensors = {tensor.data_ptr(): tensor for name, tensor in state.items() if ".lora_" not in name}.values()
+        return sum(t.numel() * (dtype.itemsize if dtype and t.is_floating_point() else t.itemsize) for t in tensors)
 
 
 def _lora_layers(model: PeftModel) -> Iterator[tuple[str, Any]]:
