@@ -57,6 +57,31 @@ def test_large_grids_are_compared_in_parts(monkeypatch):
     assert metric_intervals(*arguments, resamples=40) == whole
 
 
+def test_no_interval_of_a_hypervolume_goes_below_0():
+    """Just above the reference point, resamples reach far higher than what was measured: 2v - q is below 0."""
+    scores = noisy(CIRCLE, prompts=20, seed=1, scale=2.0)
+    reference = scores.mean(axis=(1, 2))[5] - 0.02
+    volume = metric_intervals(scores, GRID, reference)["hypervolume"]
+    upper = np.quantile(resampled_metrics(scores, GRID, reference)["hypervolume"], 0.975)
+    assert 2 * volume.value - upper < 0.0
+    assert volume.lower == 0.0 < volume.value <= volume.upper
+    behind = metric_differences(scores, noisy(CIRCLE, prompts=20, seed=2, scale=2.0), GRID, reference)["hypervolume"]
+    assert behind.lower < 0.0
+    nothing = metric_intervals(scores, GRID, scores.mean(axis=(1, 2)).max(axis=0))["hypervolume"]
+    assert (nothing.value, nothing.lower, nothing.upper) == (0.0, 0.0, 0.0)
+
+
+def test_what_rounding_makes_of_equal_methods_is_no_difference():
+    scores = noisy(CIRCLE, prompts=20, seed=1)
+    rounded = scores + np.random.default_rng(0).choice([-1e-8, 1e-8], size=scores.shape)
+    differences = metric_differences(rounded, scores, GRID, REFERENCE)
+    for name in ("hypervolume", "inner_product"):
+        assert differences[name] == Estimate(0.0, 0.0, 0.0)
+    better = metric_differences(scores + 1e-4, scores, GRID, REFERENCE)
+    assert better["inner_product"].value == pytest.approx(1e-4)
+    assert not better["inner_product"].within_noise
+
+
 def test_values_are_the_metrics_of_the_means():
     scores = noisy(CIRCLE, prompts=30, seed=3)
     estimates = metric_intervals(scores, GRID, REFERENCE, resamples=50)

@@ -80,6 +80,21 @@ def test_of_equal_alphas_the_smallest_is_taken():
     assert "α = 0 for good: no other is better." in choice.verdict()
 
 
+def test_alphas_that_rounding_tells_apart_are_equal():
+    means = np.zeros((3, 2, 2))
+    means[1:, 0, 0] = 0.00058597922, 0.00058598543
+    means[1:, 1, 1] = 1e-8, -1e-8
+    choice = choose_alpha(scores_of(means, noise=0.3), ALPHAS, NAMES)
+    assert choice.extrapolation == [0.25, 0.0]
+    assert [gains[1].value for gains in choice.gains] == [0.0, 0.0, 0.0]
+    assert "e-0" not in choice.table().split("brief", 2)[2]
+    joint = choose_alpha(scores_of(means, noise=0.3), ALPHAS, NAMES, per_objective=False)
+    assert joint.extrapolation == 0.25
+    real = np.zeros((3, 2, 2))
+    real[1:, 0, 0] = 0.0005, 0.0006
+    assert choose_alpha(scores_of(real, noise=0.3), ALPHAS, NAMES).extrapolation == [0.5, 0.0]
+
+
 def test_what_prompts_share_is_no_noise_and_what_answers_have_of_their_own_is():
     means = np.zeros((3, 2, 2))
     means[1, 0, 0], means[2, 1, 1] = 0.3, 0.3

@@ -74,6 +74,14 @@ def test_a_given_reference_holds_for_all() -> None:
     assert [result.metrics(each)[0]["hypervolume"] for each in result.methods] == pytest.approx([4.0, 35.25])
 
 
+def test_no_hypervolume_of_the_table_goes_below_0() -> None:
+    low = [[0.01, 0.0], [0.005, 0.005], [0.0, 0.01]]
+    result = compared(measured("rewarded-soups", [low]), reference=[0.0, 0.0])
+    estimate = result.estimates(result.methods[0])["hypervolume"]
+    assert estimate.lower == 0.0 < estimate.value
+    assert "(0 to " in result.table().splitlines()[2]
+
+
 def test_means_are_over_seeds_and_differences_are_paired() -> None:
     """Both methods gain 1 per objective with the second seed: their difference keeps no noise of it."""
     plus = [[a + 1.0, b + 1.0] for a, b in WIDE]

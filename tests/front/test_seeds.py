@@ -5,6 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
+from trl_bonesoup.front.bootstrap import Estimate
 from trl_bonesoup.front.seeds import difference, draw_seeds, ratio, seed_mean
 
 EVERY_DRAW = np.array(list(itertools.product(range(3), repeat=3)))
@@ -35,6 +36,20 @@ def test_intervals_turn_the_distribution_around_the_value() -> None:
     samples = np.concatenate([np.full(500, -1.0), np.full(500, 100.0)])
     estimate = seed_mean([0.0], samples[None], draw_seeds(1, 1000)).estimate()
     assert (estimate.value, estimate.lower, estimate.upper) == (0.0, -100.0, 1.0)
+
+
+def test_an_interval_stops_at_the_least_that_is_possible() -> None:
+    samples = np.concatenate([np.full(500, 1.0), np.full(500, 100.0)])
+    mean = seed_mean([2.0], samples[None], draw_seeds(1, 1000))
+    assert mean.estimate(least=0.0) == Estimate(2.0, 0.0, 3.0)
+    half = seed_mean([4.0], np.full((1, 1000), 4.0), draw_seeds(1, 1000))
+    assert ratio(mean, half) == Estimate(0.5, 0.0, 0.75)
+
+
+def test_what_rounding_leaves_is_no_difference() -> None:
+    draws, values = draw_seeds(1, 100), np.linspace(0.01, 0.03, 100)[None]
+    mean, rounded = seed_mean([0.02], values, draws), seed_mean([0.02 + 6.6e-9], values - 5e-9, draws)
+    assert difference(rounded, mean) == Estimate(0.0, 0.0, 0.0)
 
 
 def test_what_a_seed_or_a_prompt_does_to_both_methods_cancels() -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from trl_bonesoup.front.bootstrap import RESAMPLES, Estimate, percentile_interval, resampled_rewards
+from trl_bonesoup.front.bootstrap import RESAMPLES, ROUNDING, Estimate, percentile_interval, resampled_rewards
 from trl_bonesoup.front.table import markdown_table
 from trl_bonesoup.weights import FloatArray
 
@@ -131,6 +131,9 @@ def choose_alpha(
 ) -> AlphaChoice:
     """Choose the α with the largest gain over α = 0; of equal ones, the smallest.
 
+    Gains that differ by less than a millionth of the objective's largest score are equal, and a gain
+    below that is 0.
+
     Args:
         scores: shape (A, V, P, S, N): the scores of every α, vertex, prompt, sample and objective. NaN
             marks a sample that a reward function declined.
@@ -151,17 +154,23 @@ def choose_alpha(
     resampled_RAVN = resampled_RMN.reshape(resamples, *rewards_AVN.shape)
     tail = (1.0 - level) / 2.0
     own_AN, own_RAN = (np.diagonal(array, axis1=-2, axis2=-1) for array in (rewards_AVN, resampled_RAVN))
-    gains_AN, gains_RAN = own_AN - own_AN[:1], own_RAN - own_RAN[:, :1]
+    rounding_N = ROUNDING * np.array([np.nanmax(np.abs(scores_AVPSN[:, i, :, :, i])) for i in range(shape[1])])
+    gains_AN, gains_RAN = (
+        np.where(np.abs(gains) <= rounding_N, 0.0, gains) for gains in (own_AN - own_AN[:1], own_RAN - own_RAN[:, :1])
+    )
     deviations_N = _deviations(scores_AVPSN[0])
     joint_A, joint_RA = ((gains / deviations_N).mean(axis=-1) for gains in (gains_AN, gains_RAN))
-    best = gains_AN.argmax(axis=0) if per_objective else np.full(len(objectives), joint_A.argmax())
+    if per_objective:
+        best = [_smallest_best(gains_AN[:, i], rounding_N[i]) for i in range(shape[1])]
+    else:
+        best = [_smallest_best(joint_A, (rounding_N / deviations_N).mean())] * len(objectives)
 
     for_all_alphas = 1.0 - (1.0 - level) / max(1, len(alphas) - 1)
     return AlphaChoice(
         objectives=tuple(objectives),
         alphas=tuple(float(alpha) for alpha in alphas),
         per_objective=per_objective,
-        chosen=tuple(int(place) for place in best),
+        chosen=tuple(best),
         rewards_AVN=rewards_AVN,
         intervals_AVN2=np.moveaxis(np.quantile(resampled_RAVN, [tail, 1.0 - tail], axis=0), 0, -1),
         gains=tuple(
@@ -170,6 +179,11 @@ def choose_alpha(
         ),
         joint_gains=tuple(percentile_interval(joint_A[a], joint_RA[:, a], for_all_alphas) for a in range(len(alphas))),
     )
+
+
+def _smallest_best(gains_A: FloatArray, rounding: float) -> int:
+    """Return the first place whose gain is the largest, up to rounding."""
+    return int(np.argmax(gains_A >= gains_A.max() - rounding))
 
 
 def _deviations(scores_VPSN: FloatArray) -> FloatArray:

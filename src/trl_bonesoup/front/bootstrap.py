@@ -5,6 +5,7 @@ Axis letters: R resamples, K preferences, N objectives, P prompts, S samples.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -17,17 +18,22 @@ from trl_bonesoup.weights import FloatArray
 
 RESAMPLES = 2000
 
+ROUNDING = 1e-6
+"""Scores come in float32: a difference of less than this share of what is compared is rounding."""
+
 CHUNK = 4_000_000
 """Numbers held at a time while pairs of solutions are compared in every resample: 32 MB."""
 
 __all__ = [
     "Estimate",
+    "basic_interval",
     "bootstrap_intervals",
     "metric_differences",
     "metric_intervals",
     "percentile_interval",
     "resampled_metrics",
     "resampled_rewards",
+    "without_rounding",
 ]
 
 
@@ -100,7 +106,7 @@ def metric_intervals(
 
     - The hypervolume gains from whichever solution was lucky, so its interval (and the inner
       product's, which has no bias) is the basic one, [2v - q(1-τ), 2v - q(τ)] with quantiles q of the
-      resampled values around the measured v.
+      resampled values around the measured v. That of the hypervolume stops at 0, below which no truth is.
     - Neighbouring solutions that differ by less than the noise come out in either order, so that
       controllability is measured too low and no resampling repairs it. Its interval goes from the
       share of pairs that are ordered right to the share that are not ordered wrong, counting those
@@ -129,8 +135,8 @@ def metric_intervals(
     values = {name: float(value[0]) for name, value in _metrics_of(rewards_KN[None], preferences, reference).items()}
     certain = _certain_order(rewards_KN, resampled_RKN, _preferences(preferences, rewards_KN), level)
     return {
-        "hypervolume": _basic(values["hypervolume"], samples["hypervolume"], level),
-        "inner_product": _basic(values["inner_product"], samples["inner_product"], level),
+        "hypervolume": basic_interval(values["hypervolume"], samples["hypervolume"], level, least=0.0),
+        "inner_product": basic_interval(values["inner_product"], samples["inner_product"], level),
         "controllability": Estimate(values["controllability"], *certain),
     }
 
@@ -151,7 +157,8 @@ def metric_differences(
     cancels. Intervals are basic ones, except that of controllability, whose difference moves in
     steps: the percentile interval says how the measured difference varies with the prompts. Where
     one method's neighbours are closer to each other than the other's, noise lowers its
-    controllability more, and the difference is biased.
+    controllability more, and the difference is biased. What only rounding makes of two equal methods
+    counts as 0.
 
     Args:
         first, second: scores of two methods, shapes (K, P, S, N); S may differ.
@@ -171,9 +178,10 @@ def metric_differences(
     samples = [_metrics_of(resampled_RKN, preferences, reference) for _, resampled_RKN in pairs]
     differences = {}
     for name in values[0]:
-        value = float(values[0][name][0] - values[1][name][0])
-        interval = percentile_interval if name == "controllability" else _basic
-        differences[name] = interval(value, samples[0][name] - samples[1][name], level)
+        ours, theirs = (np.concatenate([values[k][name], samples[k][name]]) for k in range(2))
+        value, *resampled = without_rounding(ours - theirs, ours, theirs)
+        interval = percentile_interval if name == "controllability" else basic_interval
+        differences[name] = interval(float(value), np.array(resampled), level)
     return differences
 
 
@@ -290,6 +298,14 @@ def percentile_interval(value: float, samples_R: FloatArray, level: float) -> Es
     return Estimate(value, float(lower), float(upper))
 
 
-def _basic(value: float, samples_R: FloatArray, level: float) -> Estimate:
+def basic_interval(value: float, samples_R: FloatArray, level: float, *, least: float = -math.inf) -> Estimate:
+    """Return a value with the basic interval of its resamples (R,), cut off below the least possible value."""
     percentile = percentile_interval(value, samples_R, level)
-    return Estimate(value, 2.0 * value - percentile.upper, 2.0 * value - percentile.lower)
+    ends = (2.0 * value - percentile.upper, 2.0 * value - percentile.lower)
+    return Estimate(value, *(max(least, end) for end in ends))
+
+
+def without_rounding(differences: FloatArray, *compared: ArrayLike) -> FloatArray:
+    """Return differences with 0 in place of those that are rounding, beside the largest number compared."""
+    largest = max(float(np.nanmax(np.abs(values))) for values in compared)
+    return np.where(np.abs(differences) <= ROUNDING * largest, 0.0, differences)

@@ -205,8 +205,12 @@ class ComparisonResult:
                 for scores in result.scores_SKPSN
             ]
             ends = np.mean([(each.value, each.lower, each.upper) for each in own], axis=0)
-            means = {name: mean.estimate() for name, mean in self._means[result.method.slug].items()}
-            found[result.method.slug] = {**means, "controllability": Estimate(*ends.tolist())}
+            means = self._means[result.method.slug]
+            found[result.method.slug] = {
+                "hypervolume": means["hypervolume"].estimate(least=0.0),
+                "inner_product": means["inner_product"].estimate(),
+                "controllability": Estimate(*ends.tolist()),
+            }
         return found
 
     @cached_property

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from trl_bonesoup.front.bootstrap import Estimate
+from trl_bonesoup.front.bootstrap import Estimate, basic_interval, without_rounding
 from trl_bonesoup.weights import FloatArray
 
 __all__ = ["SeedMean", "difference", "draw_seeds", "ratio", "seed_mean"]
@@ -24,9 +24,9 @@ class SeedMean:
     value: float
     resampled_R: FloatArray
 
-    def estimate(self, level: float = 0.95) -> Estimate:
-        """Return it with its basic bootstrap interval."""
-        return _basic(self.value, self.resampled_R, level)
+    def estimate(self, level: float = 0.95, *, least: float = -math.inf) -> Estimate:
+        """Return it with its basic bootstrap interval, cut off below the least value that is possible."""
+        return basic_interval(self.value, self.resampled_R, level, least=least)
 
 
 def draw_seeds(seeds: int, resamples: int, seed: int = 0) -> NDArray[np.int64]:
@@ -63,18 +63,17 @@ def seed_mean(values_S: ArrayLike, resampled_SR: ArrayLike, draws_RS: NDArray[np
 
 
 def difference(first: SeedMean, second: SeedMean, level: float = 0.95) -> Estimate:
-    """Return how much the first is above the second; both must come from the same draws."""
-    return _basic(first.value - second.value, first.resampled_R - second.resampled_R, level)
+    """Return how much the first is above the second, 0 if by rounding alone; both must come from the same draws."""
+    ours, theirs = (np.append(mean.resampled_R, mean.value) for mean in (first, second))
+    *resampled, value = without_rounding(ours - theirs, ours, theirs)
+    return basic_interval(float(value), np.array(resampled), level)
 
 
 def ratio(first: SeedMean, second: SeedMean, level: float = 0.95) -> Estimate | None:
-    """Return the first as a share of the second; `None` if that is 0, as measured or in some resample."""
+    """Return the first as a share of the second, neither of them below 0.
+
+    `None` if the second is 0, as measured or in some resample.
+    """
     if second.value == 0.0 or (second.resampled_R == 0.0).any():
         return None
-    return _basic(first.value / second.value, first.resampled_R / second.resampled_R, level)
-
-
-def _basic(value: float, samples_R: FloatArray, level: float) -> Estimate:
-    tail = (1.0 - level) / 2.0
-    lower, upper = np.quantile(samples_R, [tail, 1.0 - tail])
-    return Estimate(value, float(2.0 * value - upper), float(2.0 * value - lower))
+    return basic_interval(first.value / second.value, first.resampled_R / second.resampled_R, level, least=0.0)
