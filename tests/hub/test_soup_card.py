@@ -14,6 +14,7 @@ from trl_bonesoup.hub.card import soup_card
 from trl_bonesoup.hub.plan import BASE
 from trl_bonesoup.manifest import Backbone, BaseModelRef, Objective, ScoreStatistics
 from trl_bonesoup.soup.record import SavedSoup
+from trl_bonesoup.training.run import library_versions
 from trl_bonesoup.weights import simplex_grid
 
 
@@ -404,7 +405,7 @@ class TestTrainedElsewhere:
         assert table_with(card.text, "Setting")[1:] == [["method", "SFT"]]
 
     def test_what_seek_trained_is_called_what_it_is(self):
-        card = soup_card(make_manifest(), [0.7, 0.3], kind="adapter")
+        card = soup_card(make_manifest(versions=library_versions()), [0.7, 0.3], kind="adapter")
         assert "each trained with reinforcement learning on its own mixture of the rewards" in card.text
         assert {"trl", "rlhf"} <= set(card.data.tags)
         assert "elsewhere" not in card.text

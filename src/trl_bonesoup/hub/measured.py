@@ -21,9 +21,7 @@ SAME_COEFFICIENT = 1e-6
 MEASURED_ALIKE = ("rewards", "prompts_sha256", "samples_per_prompt", "seed", "decoding")
 """What front.json records of an evaluation that has to be the same for two fronts to be compared."""
 
-OTHER_RUNS = (
-    "Other training runs: each backbone was trained once, so the intervals do not include how much runs differ."
-)
+OTHER_RUNS = "Other training runs: there is one of each backbone, so the intervals do not include how much runs differ."
 OTHER_TRAINING = (
     "Whether the methods beside this one had the same training. Known to be the same are prompts, rewards and decoding "
     "of the evaluation."
