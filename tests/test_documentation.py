@@ -78,9 +78,13 @@ def blocks(page: Path, language: str) -> list[str]:
     return [token.content for token in tokens if token.type == "fence" and token.info == language]
 
 
-def test_a_soup_of_models_that_you_have(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The block of docs/soups.md, on adapters that PEFT has saved: λ = μ."""
-    (source,) = [block for block in blocks(DOCS / "soups.md", "python") if "SoupManifest.model_validate" in block]
+@pytest.mark.parametrize("way", ["bash", "python", "json"])
+def test_a_soup_of_models_that_you_have(way: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The blocks of docs/soups.md, on adapters that PEFT has saved: λ = μ."""
+    page = (
+        DOCS.joinpath("soups.md").read_text(encoding="utf-8").partition("## A soup of models")[2].partition("\n## ")[0]
+    )
+    (source,) = re.findall(rf"```{way}\n(.*?)```", page, re.DOTALL)
     base = save_tiny(tmp_path / "base")
     for name, scale in (("helpful-lora", 0.1), ("harmless-lora", 0.2)):
         model = get_peft_model(AutoModelForCausalLM.from_pretrained(base), LoraConfig(target_modules="all-linear"))
@@ -88,8 +92,19 @@ def test_a_soup_of_models_that_you_have(tmp_path: Path, monkeypatch: pytest.Monk
             parameter.data.fill_(scale)
         model.save_pretrained(tmp_path / name)
     monkeypatch.chdir(tmp_path)
-    exec(source.replace("org/sft", "../base"), {})
-    assert BoneSoup.from_pretrained("soup").set_preference({"helpful": 0.7, "harmless": 0.3}).tolist() == [0.7, 0.3]
+    source = source.replace("org/sft", "../base" if way == "json" else "base")
+    if way == "python":
+        exec(source, {})
+    elif way == "json":
+        Path("soup").mkdir()
+        Path("soup", "soup.json").write_text(source, encoding="utf-8")
+    else:
+        for line in source.splitlines():
+            assert main(shlex.split(line)[1:]) == 0, line
+    soup = BoneSoup.from_pretrained("soup")
+    assert soup.set_preference({"helpful": 0.7, "harmless": 0.3}).tolist() == [0.7, 0.3]
+    if way == "json":
+        assert soup.set_preference("cautious").tolist() == [0.2, 0.8]
 
 
 @pytest.fixture
@@ -125,6 +140,19 @@ def test_the_quickstart(work: Path) -> None:
         assert main(arguments[1:]) == 0, line
     assert {"adapter_model.safetensors", "README.md"} <= {file.name for file in (work / "out").iterdir()}
     assert (work / "curves.png").is_file() and (work / "front.png").is_file()
+
+
+def test_the_settings_of_fronts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each YAML block of docs/fronts.md names its command, and that takes it as it is."""
+    for block in blocks(DOCS / "fronts.md", "yaml"):
+        command, file = re.match(r"# bonesoup (\S+) --config (\S+)\n", block).groups()
+        (tmp_path / file).write_text(block, encoding="utf-8")
+        taken: list[argparse.Namespace] = []
+        module = importlib.import_module(f"trl_bonesoup.cli.{command.replace('-', '_')}")
+        monkeypatch.setattr(module, "run", taken.append)
+        assert main([command, "--config", str(tmp_path / file)]) == 0
+        given = {name: getattr(taken[0], name) for name in yaml.safe_load(block)}
+        assert given == yaml.safe_load(block)
 
 
 def test_an_array_of_jobs(work: Path) -> None:
