@@ -131,7 +131,7 @@ def test_an_output_may_be_named_by_its_label() -> None:
     for label, found in (("Toxic", "no output"), ("insult", "several outputs")):
         with pytest.raises(ConfigurationError, match=rf"clean has {found} with the label '{label}'\. .*{known}"):
             replace(reward, logit=label)(prompts=["w1"], completions=["w2"])
-    with pytest.raises(ConfigurationError, match="recorder has no output with the label 'toxic'.*are none"):
+    with pytest.raises(ConfigurationError, match=r"recorder has no output with the label 'toxic'.*are none"):
         ClassifierReward(RecordingModel(), tokenizer=word_tokenizer(), logit="toxic")(prompts=["w"], completions=["w"])
 
 

@@ -1,10 +1,11 @@
 """Prompts that cannot be trained on are refused before anything is generated, and odd ones that can are trained on."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from datasets import Dataset, IterableDataset
+from datasets import Dataset, DatasetDict, IterableDataset
 from peft import LoraConfig
 from tiny import count_word, tiny_tokenizer
 
@@ -74,6 +75,35 @@ def test_the_first_rows_begin_again_where_there_are_fewer() -> None:
 def test_data_without_prompts_is_refused_before_a_model_is_loaded(settings: Any, rows: Any, message: str) -> None:
     with pytest.raises(ConfigurationError, match=message):
         make("no/such-model", rows, settings())
+
+
+class Prompts(torch.utils.data.Dataset):
+    def __len__(self) -> int:
+        return 8
+
+    def __getitem__(self, row: int) -> dict[str, str]:
+        return {"prompt": f"w{row}"}
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        (Prompts(), r"test_prompt_kinds\.Prompts\..*Dataset\.from_list\(rows\)"),
+        (torch.utils.data.DataLoader(Prompts()), r"torch.*\.DataLoader\..*Of a torch Dataset"),
+        ([{"prompt": "w1"}] * 8, r"builtins\.list\."),
+        ({"prompt": ["w1"] * 8}, r"builtins\.dict\."),
+        (DatasetDict(test=Dataset.from_list([{"prompt": "w1"}] * 8)), r"DatasetDict\. Pass .*train_dataset\['test'\]"),
+    ],
+    ids=["torch", "loader", "list", "dict", "splits"],
+)
+def test_what_is_no_dataset_is_told_how_to_become_one(settings: Any, rows: Any, message: str) -> None:
+    lora = LoraConfig(r=2, lora_alpha=4, target_modules=["q_proj"], task_type="CAUSAL_LM")
+    with pytest.raises(ConfigurationError, match=rf"must be a datasets\.Dataset or .*; got .*{message}"):
+        make("no/such-model", rows, settings())
+    with pytest.raises(ConfigurationError, match=message):
+        seek("no/such-model", [count_word("w5"), count_word("w7")], circulant_weights(2, 0.7), settings(), rows,
+             peft_config=lora)  # fmt: skip
+    assert not Path(settings().output_dir).exists()
 
 
 def test_refused_when_the_trainer_is_made(base: str, settings: Any) -> None:

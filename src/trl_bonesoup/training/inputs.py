@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -59,9 +59,10 @@ def check_normalization(args: MultiRewardPPOConfig, n: int) -> None:
 
 
 def check_dataset(dataset: Any, args: MultiRewardPPOConfig) -> None:
-    """Raise `ConfigurationError` for a data set without prompts, or with too few for a single rollout batch."""
-    if not hasattr(dataset, "column_names"):
-        return  # missing, or not a dataset: GRPOTrainer says so
+    """Raise `ConfigurationError` for no data set, one without prompts, or with too few for a single rollout batch."""
+    if dataset is None:
+        return  # GRPOTrainer says so where it needs one
+    _check_dataset_type(dataset)
     if not hasattr(dataset, "__len__"):
         if "prompt" not in first_rows(dataset, 1)[0]:
             raise ConfigurationError(
@@ -76,6 +77,24 @@ def check_dataset(dataset: Any, args: MultiRewardPPOConfig) -> None:
             f"train_dataset has {len(dataset)} prompts, fewer than the {needed} of one rollout batch, so that no step "
             "would be trained. Use more prompts, or lower per_device_train_batch_size or gradient_accumulation_steps."
         )
+
+
+def _check_dataset_type(dataset: Any) -> None:
+    from datasets import Dataset, IterableDataset
+
+    if isinstance(dataset, (Dataset, IterableDataset)):
+        return
+    if isinstance(dataset, Mapping) and any(isinstance(part, (Dataset, IterableDataset)) for part in dataset.values()):
+        advice = f"Pass one of its splits, such as train_dataset[{next(iter(dataset))!r}]."
+    else:
+        advice = (
+            "Make one of a list of rows: datasets.Dataset.from_list(rows), where a row is {'prompt': …} with any other "
+            "columns that the rewards read. Of a torch Dataset, that list is [data[i] for i in range(len(data))]."
+        )
+    raise ConfigurationError(
+        "train_dataset must be a datasets.Dataset or datasets.IterableDataset; got "
+        f"{type(dataset).__module__}.{type(dataset).__qualname__}. {advice}"
+    )
 
 
 def planned_steps(dataset: Any, args: MultiRewardPPOConfig) -> int:
