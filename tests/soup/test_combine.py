@@ -12,6 +12,7 @@ from safetensors.numpy import load_file, save_file
 from trl_bonesoup.errors import SoupError
 from trl_bonesoup.soup.adapters import read_adapter
 from trl_bonesoup.soup.combine import stack_adapters
+from trl_bonesoup.soup.compress import CompressedAdapters
 from trl_bonesoup.soup.source import ModelRef
 
 KEY = "base_model.model.{}.lora_{}.weight"
@@ -66,7 +67,7 @@ def test_products_add_up(tmp_path_factory, seed, n, data) -> None:
         np.testing.assert_allclose(product(root / "out", name), expected[name], atol=2e-5)
     assert {name for name, value in expected.items() if value.any()} == set(combined.modules)
     weights = load_file(root / "out" / "adapter_model.safetensors")
-    assert stacked.nbytes == sum(tensor.nbytes for tensor in weights.values())
+    assert stacked.nbytes_at(coefficients) == sum(tensor.nbytes for tensor in weights.values())
 
 
 def ones(rank: int) -> tuple[np.ndarray, np.ndarray]:
@@ -99,3 +100,64 @@ def test_layers_of_different_shapes_are_refused(tmp_path) -> None:
     second = write_adapter(tmp_path / "b", {"q": (np.ones((2, 7), np.float32), np.ones((4, 2), np.float32))})
     with pytest.raises(SoupError, match=r"in q one maps 3 to 4 features, the other 7 to 4"):
         stack_adapters([read_adapter(first), read_adapter(second)], ModelRef("base"))
+
+
+def three(root: Path) -> list[Path]:
+    """Adapters of the ranks 2, 3 and 4; the first is on layers x and y, the second on x, the third on y and z."""
+    rng = np.random.default_rng(0)
+    layers = {"x.q": (6, 5), "y.q": (3, 5), "z.q": (6, 4)}
+    chosen = [(2, ["x.q", "y.q"]), (3, ["x.q"]), (4, ["y.q", "z.q"])]
+    return [
+        write_adapter(
+            root / str(j),
+            {n: (rng.normal(size=(r, layers[n][1])), rng.normal(size=(layers[n][0], r))) for n in names},
+            r=r,
+            lora_alpha=r,
+        )
+        for j, (r, names) in enumerate(chosen)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("coefficients", "ranks"),
+    [
+        ([1.0, 0.0, 0.0], {"x.q": 2, "y.q": 2}),
+        ([0.0, -2.0, 0.0], {"x.q": 3}),
+        ([0.5, 0.0, 0.5], {"x.q": 2, "y.q": 6, "z.q": 4}),
+        ([1.0, 1e-17, -1e-17], {"x.q": 2, "y.q": 2}),  # what solving for λ leaves in place of 0
+        ([0.0, 1e-3, 1e3], {"x.q": 3, "y.q": 4, "z.q": 4}),
+        ([0.0, 0.0, 0.0], {"x.q": 2, "y.q": 2}),  # the base model, as an adapter that adds nothing
+    ],
+)
+@pytest.mark.parametrize("rank", [None, 3])
+def test_adapters_that_a_soup_does_not_use_are_left_out(tmp_path, coefficients, ranks, rank) -> None:
+    folders = three(tmp_path)
+    stacked = stack_adapters([read_adapter(folder) for folder in folders], ModelRef("org/sft"))
+    adapters = stacked if rank is None else CompressedAdapters(stacked, rank)
+    (tmp_path / "out").mkdir()
+    adapters.write(np.array(coefficients), tmp_path / "out")
+    weights = load_file(tmp_path / "out" / "adapter_model.safetensors")
+    expected_ranks = (
+        {name: min(r, rank or r, 3 if name == "y.q" else r) for name, r in ranks.items()} if rank else ranks
+    )
+    assert {
+        key.split(".", 2)[2].removesuffix(".lora_A.weight"): len(v) for key, v in weights.items() if "lora_A" in key
+    } == (expected_ranks)
+    assert adapters.nbytes_at(np.array(coefficients)) == sum(tensor.nbytes for tensor in weights.values())
+    config = json.loads((tmp_path / "out" / "adapter_config.json").read_text())
+    assert sorted(config["target_modules"]) == sorted(ranks)
+    assert config["r"] == config["lora_alpha"] == max(expected_ranks.values())
+    assert (
+        config["rank_pattern"]
+        == config["alpha_pattern"]
+        == {"^" + name.replace(".", r"\."): r for name, r in expected_ranks.items() if r != config["r"]}
+    )
+    if rank is None:
+        for name in ranks:
+            parts = [
+                (c, product(f, name))
+                for c, f in zip(coefficients, folders, strict=True)
+                if KEY.format(name, "A") in load_file(f / "adapter_model.safetensors")
+            ]
+            expected = sum(c * delta for c, delta in parts)
+            np.testing.assert_allclose(product(tmp_path / "out", name), expected, rtol=1e-5, atol=1e-6)

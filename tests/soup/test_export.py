@@ -106,6 +106,24 @@ class TestAdapter:
         assert config["r"] == 8
         assert config["base_model_name_or_path"] == str(two_adapters / "base")
 
+    def test_a_backbone_that_is_not_used_is_no_part_of_it(self, tmp_path, batch) -> None:
+        options = [{"r": 2}, {"r": 4, "target_modules": ["q_proj", "lm_head"]}]
+        run = adapter_soup(tmp_path / "run", options, beta=1.0)
+        soup = BoneSoup.from_pretrained(run)
+        for preference, modules in (([1.0, 0.0], 12), ([0.0, 1.0], 3), ([0.5, 0.5], 13)):
+            out = merge(run, tmp_path / str(modules), preference).path
+            assert len(weights_of(out)) == 2 * modules
+            soup.set_preference(preference)
+            adapter = reload_adapter(run / "base", out)
+            torch.testing.assert_close(adapter(**batch).logits, soup.model(**batch).logits, atol=2e-5, rtol=1e-5)
+
+    def test_of_no_backbone_is_an_adapter_that_adds_nothing(self, tmp_path, two_adapters, batch) -> None:
+        soup = BoneSoup.from_pretrained(two_adapters)
+        out = save_soup(soup, np.zeros(2), tmp_path / "out").path
+        assert json.loads((out / "adapter_config.json").read_text())["r"] == 4
+        base = AutoModelForCausalLM.from_pretrained(two_adapters / "base")(**batch).logits
+        torch.testing.assert_close(reload_adapter(two_adapters / "base", out)(**batch).logits, base, atol=0, rtol=0)
+
     def test_default_is_what_is_set(self, tmp_path, two_adapters, batch) -> None:
         soup = BoneSoup.from_pretrained(two_adapters)
         soup.set_coefficients([-2.0, 0.5])
@@ -246,7 +264,7 @@ class TestFullBackbones:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"dtype": "bf16"}, r"one of float64, float32, float16, bfloat16; got 'bf16'"),
+        ({"dtype": "bf17"}, r"one of float64, float32, float16, bfloat16; got 'bf17'"),
         ({"max_shard_size": "5GB"}, "An adapter is one file"),
     ],
 )

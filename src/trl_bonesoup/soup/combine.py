@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from trl_bonesoup.errors import SoupError
 from trl_bonesoup.soup.adapters import CONFIG_FILE, WEIGHTS_FILE, Adapter
@@ -21,6 +23,9 @@ if TYPE_CHECKING:
 
 _TARGETING = ("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern")
 """The settings by which PEFT picks layers; where adapters differ in them, every layer is named."""
+
+_NOTHING = 1e-12
+"""|λ| of an adapter, as a share of the largest, up to which the soup does without it: rounding of λ = B⁻¹(k∘μ)."""
 
 __all__ = ["StackedAdapters", "StackedModule", "rank_settings", "stack_adapters", "write_config"]
 
@@ -57,22 +62,61 @@ class StackedModule:
 
         return torch.tensor(coefficients_N, dtype=torch.float64)[self.owners] * self.units
 
+    def rank_of(self, adapters: Sequence[int]) -> int:
+        """Return how many of the positions belong to these adapters."""
+        return int(np.isin(self.owners.numpy(), adapters).sum())
+
+    def only(self, adapters: Sequence[int]) -> StackedModule:
+        """Return the positions that belong to these adapters."""
+        import torch
+
+        kept = torch.from_numpy(np.isin(self.owners.numpy(), adapters))
+        if kept.all():
+            return self
+        return replace(
+            self,
+            stacked_A=self.stacked_A[kept],
+            joined_B=self.joined_B[:, kept].contiguous(),
+            owners=self.owners[kept],
+            units=self.units[kept],
+        )
+
 
 @dataclass(frozen=True)
 class StackedAdapters:
     """N adapters as one of rank Σ r_j: A factors stacked, B factors side by side, scale 1.
 
     Σ_j λ_j s_j B_j A_j = [λ_1 s_1 B_1 | … | λ_N s_N B_N] · [A_1; …; A_N], so a soup differs from
-    another only in how the columns of B are scaled.
+    another only in how the columns of B are scaled, and in which adapters it is made of at all.
     """
 
     config: dict[str, Any]
     modules: Sequence[StackedModule]
 
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the tensors of one soup."""
-        return sum(module.stacked_A.nbytes + module.joined_B.nbytes for module in self.modules)
+    def nbytes_at(self, coefficients_N: FloatArray) -> int:
+        """Return the bytes of the tensors of the soup of λ."""
+        used = self._used(coefficients_N)
+        return sum(4 * module.rank_of(used) * sum(module.shape) for module in self.modules)
+
+    def at(self, coefficients_N: FloatArray) -> StackedAdapters:
+        """Return the adapters that the soup of λ is made of, without those whose λ is 0, up to rounding.
+
+        An adapter file has to hold something, so of λ = 0, the base model, one adapter stays.
+        """
+        used = self._used(coefficients_N)
+        if len(used) == len(coefficients_N):
+            return self
+        modules = [module.only(used) for module in self.modules if module.rank_of(used)]
+        ranks = {module.name: len(module.owners) for module in modules}
+        named = (
+            dict.fromkeys(_TARGETING) | {"target_modules": sorted(ranks)} if len(modules) < len(self.modules) else {}
+        )
+        return StackedAdapters({**self.config, **named, **rank_settings(ranks)}, modules)
+
+    def _used(self, coefficients_N: FloatArray) -> list[int]:
+        sizes_N = np.abs(coefficients_N)
+        used = np.flatnonzero(sizes_N > _NOTHING * sizes_N.max()).tolist()
+        return used or [int(self.modules[0].owners[0])]
 
     def peft_config(self) -> LoraConfig:
         """Return `config` as PEFT's own type."""
@@ -88,14 +132,15 @@ class StackedAdapters:
         """Write the adapter of one λ into an existing folder, in float32; return 0, the share that is lost."""
         import torch
 
-        scratch = torch.empty(max(module.joined_B.numel() for module in self.modules))
-        with TensorFile(folder / WEIGHTS_FILE, self._layout()) as file:
-            for module in self.modules:
+        used = self.at(coefficients_N)
+        scratch = torch.empty(max(module.joined_B.numel() for module in used.modules))
+        with TensorFile(folder / WEIGHTS_FILE, used._layout()) as file:
+            for module in used.modules:
                 scaled_B = scratch[: module.joined_B.numel()].view(module.joined_B.shape)
                 scales = module.scales(coefficients_N)
                 file.write(module.key_A, module.stacked_A)
                 file.write(module.key_B, torch.mul(module.joined_B, scales.float(), out=scaled_B))
-        write_config(self.config, folder)
+        write_config(used.config, folder)
         return 0.0
 
     def _layout(self) -> dict[str, TensorInfo]:

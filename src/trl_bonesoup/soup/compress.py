@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from trl_bonesoup.errors import ConfigurationError, SoupError
 from trl_bonesoup.soup.adapters import WEIGHTS_FILE
@@ -30,16 +30,9 @@ class CompressedAdapters:
     stacked: StackedAdapters
     rank: int
 
-    @property
-    def config(self) -> dict[str, Any]:
-        """The adapter_config.json, in which alpha is the rank of every layer, so that scales are 1."""
-        ranks = {module.name: self._rank(module) for module in self.stacked.modules}
-        return {**self.stacked.config, **rank_settings(ranks)}
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the tensors of one soup."""
-        return sum(4 * self._rank(m) * (m.stacked_A.shape[1] + m.joined_B.shape[0]) for m in self.stacked.modules)
+    def nbytes_at(self, coefficients_N: FloatArray) -> int:
+        """Return the bytes of the tensors of the soup of λ."""
+        return sum(4 * self._rank(m) * sum(m.shape) for m in self.stacked.at(coefficients_N).modules)
 
     def write(self, coefficients_N: FloatArray, folder: Path) -> float:
         """Write the adapter of one λ into an existing folder, in float32.
@@ -57,13 +50,15 @@ class CompressedAdapters:
 
         tensors: dict[str, torch.Tensor] = {}
         lost = effect = 0.0
-        layers = in_order(lambda module: self._compressed(module, coefficients_N), self.stacked.modules)
-        for module, (factor_A, factor_B, values) in zip(self.stacked.modules, layers, strict=True):
+        used = self.stacked.at(coefficients_N)
+        layers = in_order(lambda module: self._compressed(module, coefficients_N), used.modules)
+        for module, (factor_A, factor_B, values) in zip(used.modules, layers, strict=True):
             lost += float(values[self._rank(module) :].square().sum())
             effect += float(values.square().sum())
             tensors[module.key_A], tensors[module.key_B] = factor_A, factor_B.contiguous()
         save_file(tensors, folder / WEIGHTS_FILE, metadata={"format": "pt"})
-        write_config(self.config, folder)
+        ranks = {module.name: self._rank(module) for module in used.modules}
+        write_config({**used.config, **rank_settings(ranks)}, folder)
         return lost_share(lost, effect)
 
     def _compressed(

@@ -170,7 +170,7 @@ def _save_adapter(
 ) -> Export:
     exact = stacked(source, allow_nan=options.allow_nan)
     adapters = exact if rank is None else CompressedAdapters(exact, rank)
-    with room_for(out, adapters.nbytes), options.folder(out, source) as folder:
+    with room_for(out, adapters.nbytes_at(coefficients_N)), options.folder(out, source) as folder:
         error = adapters.write(coefficients_N, folder)
         copy_companions(source.backbones()[0], folder, with_config=False)
         return options.signed(Export(folder, coefficients_N, False, 0.0, rank, error), out)

@@ -219,17 +219,18 @@ def _write_adapters(source: SoupSource, points: Sequence[_Point], options: _Opti
             copy_companions(backbone, folder, with_config=False)
             point.sign(folder, 0.0, error)
 
-    needed = adapters.nbytes * len(points)
-    with room_for(points[0].folder.parent, needed), _progress(points, adapters.nbytes, options.show_progress) as bar:
+    sizes = [adapters.nbytes_at(point.coefficients_N) for point in points]
+    with room_for(points[0].folder.parent, sum(sizes)), _progress(points, sum(sizes), options.show_progress) as bar:
         # Where adapters are compressed, the layers of one are divided among threads already.
-        for _ in in_order(write, points) if options.rank is None else map(write, points):
-            bar.update(adapters.nbytes)
+        written = in_order(write, points) if options.rank is None else map(write, points)
+        for size, _ in zip(sizes, written, strict=True):
+            bar.update(size)
 
 
 def _write_merged(source: SoupSource, points: Sequence[_Point], options: _Options) -> None:
     soup = BoneSoup.from_source(source, allow_nan=options.allow_nan)
     size, out = soup.scales.base_bytes(options.dtype), points[0].folder.parent
-    with room_for(out, size * len(points)), _progress(points, size, options.show_progress) as bar:
+    with room_for(out, size * len(points)), _progress(points, size * len(points), options.show_progress) as bar:
         for point in points:
             with complete_folder(point.folder, overwrite=options.overwrite) as folder:
                 loss = write_merged(soup, point.coefficients_N, folder, options.dtype, allow_nan=options.allow_nan)
@@ -247,7 +248,7 @@ def _write_full_backbones(source: SoupSource, points: Sequence[_Point], options:
     size = ingredients.soup_bytes(options.dtype)
     needed = size * len(points) - unfinished_bytes(out)
     with room_for(out, needed), unfinished_pass(out, records, names, piece_layout()) as unfinished:
-        with _progress(points, size, options.show_progress) as bar:
+        with _progress(points, size * len(points), options.show_progress) as bar:
             losses = write_soups(
                 ingredients,
                 coefficients_KN,
@@ -266,14 +267,14 @@ def _write_full_backbones(source: SoupSource, points: Sequence[_Point], options:
         warn_about_rounding(loss, point.folder)
 
 
-def _progress(points: Sequence[_Point], size: int, show: bool) -> Any:
-    """Say how much will be written, at `size` bytes per point, and return a progress bar."""
+def _progress(points: Sequence[_Point], needed: int, show: bool) -> Any:
+    """Say that so many bytes will be written in all, and return a progress bar."""
     from tqdm import tqdm
 
     if show:
-        soups, needed = "1 soup" if len(points) == 1 else f"{len(points)} soups", size_text(size * len(points))
-        print(f"Writing {soups}, {needed} in all, to {points[0].folder.parent}", file=sys.stderr)
-    return tqdm(total=size * len(points), unit="B", unit_scale=True, desc="sweep", disable=not show)
+        soups = "1 soup" if len(points) == 1 else f"{len(points)} soups"
+        print(f"Writing {soups}, {size_text(needed)} in all, to {points[0].folder.parent}", file=sys.stderr)
+    return tqdm(total=needed, unit="B", unit_scale=True, desc="sweep", disable=not show)
 
 
 def _folder_name(preference: FloatArray | str, extrapolation: float | Sequence[float]) -> str:
