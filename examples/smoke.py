@@ -33,7 +33,7 @@ ADDED = {
     "trl sft": "--max_steps 2 --logging_steps 1 --use_cpu true --bf16 false --dtype float32 --disable_tqdm true",
     "mergekit-yaml": "--no-write-model-card",  # which asks the Hub
     "bonesoup seek": _TRAINING,
-    "bonesoup select-dominance": f"--betas 0.7,0.8 --fraction 0.5 --grid 0.5 {_TRAINING}",
+    "bonesoup select-dominance": f"--dominances 0.7,0.8 --fraction 0.5 --grid 0.5 {_TRAINING}",
     "bonesoup extrapolate": "--alphas 0,0.1 --limit 2 --max-new-tokens 8",
     "bonesoup evaluate": "--grid 0.5 --limit 4 --max-new-tokens 8 --device cpu",
 }

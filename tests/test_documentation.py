@@ -1,5 +1,6 @@
 """The pages of docs/ say what is so: messages, tables of numbers, names in examples. `make docs` checks the links."""
 
+import argparse
 import ast
 import importlib
 import json
@@ -151,8 +152,8 @@ def test_the_settings_of_fronts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         module = importlib.import_module(f"trl_bonesoup.cli.{command.replace('-', '_')}")
         monkeypatch.setattr(module, "run", taken.append)
         assert main([command, "--config", str(tmp_path / file)]) == 0
-        given = {name: getattr(taken[0], name) for name in yaml.safe_load(block)}
-        assert given == yaml.safe_load(block)
+        for name, value in yaml.safe_load(block).items():
+            assert getattr(taken[0], name) in (value, [value])
 
 
 def test_an_array_of_jobs(work: Path) -> None:

@@ -312,7 +312,13 @@ def test_unknown_settings_in_yaml_are_refused(tmp_path: Path, capsys: pytest.Cap
     (tmp_path / "seek.yml").write_text("model: m\ndominanze: 0.7\n")
     arguments = ["seek", "--config", str(tmp_path / "seek.yml"), "--model", "m", "--reward", "brevity"]
     assert main([*arguments, "--prompts", "p", "--output-dir", "out"]) == 2
-    assert "unknown setting 'dominanze'" in capsys.readouterr().err
+    assert "unknown setting 'dominanze'; did you mean 'dominance'? Known: " in capsys.readouterr().err
+    (tmp_path / "select.yml").write_text("dominance: [0.6, 0.7]\n")
+    assert main(["select-dominance", "--config", str(tmp_path / "select.yml")]) == 2
+    assert "did you mean 'dominances'?" in capsys.readouterr().err
+    (tmp_path / "select.yml").write_text("qqq: 1\n")
+    assert main(["select-dominance", "--config", str(tmp_path / "select.yml")]) == 2
+    assert "unknown setting 'qqq'. Known: " in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

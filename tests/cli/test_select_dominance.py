@@ -31,7 +31,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "reward": ["low=tiny_select_rewards:low", "high=tiny_select_rewards:high"],
         "prompts": str(folder / "train.txt"),
         "validation_prompts": str(folder / "validation.txt"),
-        "betas": [0.6, 0.8],
+        "dominances": [0.6, 0.8],
         "grid": 0.5,
         "output_dir": str(folder / "run"),
         "lora_r": 4,
@@ -67,7 +67,7 @@ def test_it_plans_selects_and_takes_one_more(config: Path, capsys: pytest.Captur
     assert manifest.weights[0, 0] == record["dominance"]
     assert [backbone.steps for backbone in manifest.backbones] == [10, 10]
 
-    assert main([*arguments, "--betas", "0.6,0.8,0.9", "--dry-run"]) == 0
+    assert main([*arguments, "--dominances", "0.6,0.8,0.9", "--dry-run"]) == 0
     shown = capsys.readouterr().out
     assert "Still to do: 4 steps, 12 answers." in shown
     assert "the pace of the finished parts" in shown
@@ -85,7 +85,7 @@ def test_what_is_missing_is_named(capsys: pytest.CaptureFixture) -> None:
 
 def test_seek_pauses(config: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     settings = yaml.safe_load(config.read_text())
-    for name in ("validation_prompts", "betas", "grid"):
+    for name in ("validation_prompts", "dominances", "grid"):
         del settings[name]
     (tmp_path / "seek.yml").write_text(yaml.safe_dump({**settings, "output_dir": str(tmp_path / "run")}))
     assert main(["seek", "--config", str(tmp_path / "seek.yml"), "--stop-after", "4"]) == 0

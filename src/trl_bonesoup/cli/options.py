@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -62,7 +63,11 @@ def apply_config(
     for key, value in _read_yaml(Path(file)).items():
         action = actions.get(key.replace("-", "_"))
         if action is None:
-            raise ConfigurationError(f"{file} has an unknown setting {key!r}; known: {', '.join(sorted(actions))}.")
+            near = difflib.get_close_matches(key.replace("-", "_"), actions, n=1)
+            meant = f"; did you mean {near[0]!r}?" if near else "."
+            raise ConfigurationError(
+                f"{file} has an unknown setting {key!r}{meant} Known: {', '.join(sorted(actions))}."
+            )
         command.set_defaults(**{action.dest: _as_typed(action, value, file)})
         action.required = False
         if not action.option_strings:

@@ -35,10 +35,11 @@ Settings are those of `bonesoup seek`, and its YAML file works here if it names 
   reward: [helpful=my_rewards:helpful, harmless=my_rewards:harmless]
   prompts: prompts.jsonl
   validation_prompts: validation.jsonl
+  dominances: [0.6, 0.7, 0.8]
   output_dir: run
   set: {learning_rate: 1.0e-5, max_steps: 400}
 
-Run the same command again to continue after an interruption; add a β to --betas to try one more.
+Run the same command again to continue after an interruption; add a β to --dominances to try one more.
 --output-dir then holds dominance.json, and a folder such as beta-0.7 with the chosen soup.
 """
 
@@ -55,7 +56,7 @@ def add_parser(subparsers: Any) -> None:
         "--validation-prompts", metavar="SOURCE", help="prompts to choose by, in the same form as --prompts"
     )
     parser.add_argument(
-        "--betas", type=_numbers, metavar="B,B,...", default="0.6,0.7,0.8", help="the candidates (0.6,0.7,0.8)"
+        "--dominances", type=_numbers, metavar="B,B,...", default="0.6,0.7,0.8", help="the β to try (0.6,0.7,0.8)"
     )
     parser.add_argument(
         "--fraction", type=float, metavar="F", default=0.2, help="share of the steps before the choice (0.2)"
@@ -91,7 +92,7 @@ def run(arguments: argparse.Namespace) -> None:
         args,
         train,
         validation,
-        dominances=arguments.betas,
+        dominances=arguments.dominances,
         fraction=arguments.fraction,
         preferences=simplex_grid(len(names), arguments.grid),
         settings=EvaluationSettings(
