@@ -3,9 +3,12 @@
 import errno
 import os
 import shutil
+import stat
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from trl_bonesoup.errors import SoupError
 from trl_bonesoup.soup.folders import complete_folder, room_for, tidy_up
@@ -211,3 +214,21 @@ def test_a_disk_or_quota_that_turns_out_to_be_full_is_told_with_what_is_needed(
 def test_another_error_is_not_blamed_on_the_disk(tmp_path: Path) -> None:
     with pytest.raises(PermissionError):
         raise_in_room(tmp_path, PermissionError(errno.EACCES, "Permission denied"))
+
+
+@pytest.mark.skipif(os.name != "posix", reason="modes of files")
+@pytest.mark.parametrize(("mask", "mode"), [(0o022, 0o644), (0o027, 0o640), (0o077, 0o600)])
+def test_files_may_be_read_by_whom_the_umask_allows(tmp_path: Path, mask: int, mode: int) -> None:
+    """The writers of safetensors open their files for their owner alone."""
+    before = os.umask(mask)
+    try:
+        with complete_folder(tmp_path / "model") as folder:
+            (folder / "backbone").mkdir()
+            for name in ("model.safetensors", "backbone/model.safetensors"):
+                save_file({"a": np.zeros(2)}, folder / name)
+            (folder / "config.json").write_text("{}")
+    finally:
+        os.umask(before)
+    files = [path for path in (tmp_path / "model").rglob("*") if path.is_file()]
+    assert len(files) == 3
+    assert {stat.S_IMODE(file.stat().st_mode) for file in files} == {mode}

@@ -102,6 +102,17 @@ class TestSetPreference:
         assert soup.preference is None
         assert soup.coefficients.tolist() == [1.0, 0.0]
 
+    @pytest.mark.parametrize(("kind", "models"), [("two_adapters", "2 adapters"), ("two_full", "2 full checkpoints")])
+    def test_printing_it_says_what_is_set(self, request, kind, models) -> None:
+        soup = BoneSoup.from_pretrained(request.getfixturevalue(kind))
+        soup.set_preference([2 / 3, 1 / 3])
+        assert repr(soup) == f"<BoneSoup of {models} at objective0=0.667, objective1=0.333>"
+        soup.set_coefficients([1.75, -0.75])
+        assert str(soup) == f"<BoneSoup of {models} for objective0, objective1 at coefficients 1.75, -0.75>"
+        if kind == "two_adapters":
+            with soup.preferences([[1.0, 0.0], [0.5, 0.5], [0.0, 1.0]]):
+                assert str(soup) == "<BoneSoup of 2 adapters for objective0, objective1 at 3 soups, one for each row>"
+
     def test_a_bad_preference_changes_nothing(self, soup, batch) -> None:
         soup.set_preference([0.6, 0.4])
         before = soup.model(**batch).logits

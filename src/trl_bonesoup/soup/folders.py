@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import socket
+import stat
 import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -59,11 +60,25 @@ def complete_folder(target: str | Path, *, overwrite: bool = False, inputs: Iter
     make_folder(partial)
     try:
         yield partial
+        _give_usual_modes(partial)
         check_target(final, overwrite=overwrite)  # another process may have written it meanwhile
         put_in_place(partial, final)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
+
+
+def _give_usual_modes(folder: Path) -> None:
+    """Let whom the umask allows read all files: those of safetensors are made for their owner alone."""
+    if os.name != "posix":
+        return
+    probe = folder / ".mode"
+    probe.touch()
+    mode = stat.S_IMODE(probe.stat().st_mode)  # asking for the umask would mean to change it, for all threads
+    probe.unlink()
+    for path in folder.rglob("*"):
+        if path.is_file() and not path.is_symlink():
+            path.chmod(mode)
 
 
 def make_folder(folder: Path) -> None:

@@ -120,6 +120,19 @@ class BoneSoup:
             weights = FullParameters(load_model(ModelRef(str(folders[0])), **options), folders, base)
         return cls(source, weights, load_tokenizer(folders[0], base, trust_remote_code=trust_remote_code))
 
+    def __repr__(self) -> str:
+        """Say what it is made of, and what is set."""
+        names, n = self.manifest.objective_names, len(self.manifest.backbones)
+        models = f"{n} adapters" if self.source.kind == "adapter" else f"{n} full checkpoints"
+        if self.preference is not None and self.preference.ndim == 1:
+            shares = ", ".join(f"{name}={share:.3g}" for name, share in zip(names, self.preference, strict=True))
+            return f"<{type(self).__name__} of {models} at {shares}>"
+        if self.coefficients.ndim == 2:
+            what = f"{len(self.coefficients)} soups, one for each row"
+        else:
+            what = "coefficients " + ", ".join(f"{round(value, 9) + 0.0:.3g}" for value in self.coefficients)
+        return f"<{type(self).__name__} of {models} for {', '.join(names)} at {what}>"
+
     @property
     def manifest(self) -> SoupManifest:
         """What was trained."""
