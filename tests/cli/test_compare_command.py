@@ -49,8 +49,10 @@ def test_the_benchmark_runs_from_its_plan_to_its_tables(
     assert not (tmp_path / "policies").exists()
 
     assert main(arguments) == 0
-    shown = capsys.readouterr().out
-    assert (tmp_path / "compare.md").read_text().strip() in shown
+    shown, progress = capsys.readouterr()
+    assert shown.count((tmp_path / "compare.md").read_text().strip()) == 1
+    assert "After 1 of 2 seeds:" in progress
+    assert "After 2 of 2 seeds" not in progress
     record = json.loads((tmp_path / "compare.json").read_text())
     assert [method["folder"] for method in record["methods"]] == [
         "base", "rewarded-soups", "bone-soup-0.7", "aba-0.7", "mod", "random-b-0-1", "morlhf"

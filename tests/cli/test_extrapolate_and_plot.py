@@ -134,6 +134,42 @@ def test_two_fronts_of_one_name_are_refused(fronts, drawn, capsys):
     assert drawn == []
 
 
+def test_fronts_of_one_folder_name_are_called_by_their_parents_too(fronts, drawn, tmp_path):
+    for name in ("bone/seed-0", "rs/seed-0", "rs/seed-1"):
+        fronts["a"].to_json(tmp_path / name / "front.json")
+    files = ["bone/seed-0/front.json", "rs/seed-0/front.json", "rs/seed-1/front.json"]
+    assert main(["plot", *files, "o.png"]) == 0
+    assert list(drawn.pop()[0]) == ["bone/seed-0", "rs/seed-0", "seed-1"]
+    fronts["a"].to_json(tmp_path / "rs" / "x.json")
+    fronts["a"].to_json(tmp_path / "bone" / "x.json")
+    assert main(["plot", "rs/x.json", "bone/x.json", "seed-1=a/front.json", "rs/seed-1/front.json", "o.png"]) == 0
+    assert list(drawn.pop()[0]) == ["rs/x", "bone/x", "seed-1", "rs/seed-1"]
+
+
+def test_the_same_front_twice_is_refused(fronts, drawn, capsys):
+    assert main(["plot", "a/front.json", "a/front.json", "o.png"]) == 2
+    assert "a name of its own" in capsys.readouterr().err
+    assert drawn == []
+
+
+def test_a_folder_is_told_what_to_draw_of_it(fronts, drawn, tmp_path, capsys):
+    assert main(["plot", "a", "o.png"]) == 2
+    assert "a is a folder; give its a/front.json" in capsys.readouterr().err
+    fronts["a"].to_json(tmp_path / "cmp" / "rewarded-soups" / "seed-0" / "front.json")
+    for name in ("compare.json", "front.png", "preference.png"):
+        (tmp_path / "cmp" / name).touch()
+    assert main(["plot", "RS=cmp", "o.png"]) == 2
+    error = capsys.readouterr().err
+    assert "its figures are cmp/front.png and cmp/preference.png" in error
+    assert "cmp/rewarded-soups/seed-0/front.json" in error
+    (tmp_path / "run").mkdir()
+    assert main(["plot", "run", "o.png"]) == 2
+    error = capsys.readouterr().err
+    assert "bonesoup evaluate run" in error
+    assert "--kind training" in error
+    assert drawn == []
+
+
 def test_every_kind_is_offered_and_described(capsys):
     with pytest.raises(SystemExit):
         main(["plot", "--help"])

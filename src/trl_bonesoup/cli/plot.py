@@ -53,7 +53,7 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.kind == "training":
         plots.plot_training(named if single is None else single, arguments.out, width=arguments.width)
     else:
-        fronts = {name: Front.from_json(file) for name, file in named.items()}
+        fronts = {name: Front.from_json(_file(file)) for name, file in named.items()}
         shown = fronts if single is None else fronts[""]
         plots.plot(shown, arguments.out, kind=arguments.kind, width=arguments.width)
     print(f"Wrote {arguments.out}.")
@@ -61,18 +61,60 @@ def run(arguments: argparse.Namespace) -> None:
 
 def _by_name(inputs: Sequence[str]) -> dict[str, str]:
     """Return files by the names before their last "="; without one, several are called as their files are."""
-    pairs = []
+    names, files = [], []
     for text in inputs:
         name, separator, file = str(text).rpartition("=")
-        if not separator or Path(text).exists():
-            name, file = ("" if len(inputs) == 1 else _called(Path(text))), text
-        pairs.append((name, file))
-    names = [name for name, _ in pairs]
-    if len(set(names)) != len(names):
-        raise ConfigurationError(f"Every front needs a name of its own, as in NAME=front.json; got {names}.")
-    return dict(pairs)
+        given = bool(separator) and not Path(text).exists()
+        names.append(name if given else None)
+        files.append(file if given else str(text))
+    called = [""] if names == [None] else _distinct(names, files)
+    if len(set(called)) != len(called):
+        raise ConfigurationError(f"Every front needs a name of its own, as in NAME=front.json; got {called}.")
+    return dict(zip(called, files, strict=True))
 
 
-def _called(file: Path) -> str:
-    """Return the name of a file, or of its folder where that says more than "front.json" does."""
-    return file.parent.name or file.stem if file.name == "front.json" else file.stem
+def _distinct(names: Sequence[str | None], files: Sequence[str]) -> list[str]:
+    """Return names of files, those that have none after the file, with as many folders before it as tell them apart."""
+    parts = [_parts(Path(file)) for file in files]
+    taken = [1] * len(files)
+    while True:
+        called = [
+            "/".join(path[-count:]) if name is None else name
+            for name, path, count in zip(names, parts, taken, strict=True)
+        ]
+        alike = [
+            k for k, name in enumerate(called)
+            if names[k] is None and called.count(name) > 1 and taken[k] < len(parts[k])
+        ]  # fmt: skip
+        if not alike:
+            return called
+        taken = [count + (k in alike) for k, count in enumerate(taken)]
+
+
+def _parts(file: Path) -> list[str]:
+    """Return the folders of a file, and the file's own name where that says more than "front.json" does."""
+    folders = [part for part in file.parent.parts if part != file.anchor]
+    return folders if file.name == "front.json" and folders else [*folders, file.stem]
+
+
+def _file(text: str) -> str:
+    """Return the path of a front.
+
+    Raises:
+        ConfigurationError: for a folder, saying what can be drawn of it.
+    """
+    folder = Path(text)
+    if not folder.is_dir():
+        return text
+    fronts = sorted(folder.glob("*/seed-*/front.json"))
+    if (folder / "compare.json").is_file() and fronts:
+        raise ConfigurationError(
+            f"{text} is the folder of a comparison; its figures are {folder / 'front.png'} and "
+            f"{folder / 'preference.png'}. To draw fronts of it anew, give them one by one, such as {fronts[0]}."
+        )
+    if (folder / "front.json").is_file():
+        raise ConfigurationError(f"{text} is a folder; give its {folder / 'front.json'}.")
+    raise ConfigurationError(
+        f"{text} is a folder without a front.json. `bonesoup evaluate {text}` measures the front of a soup; --kind "
+        "training draws how its backbones were trained."
+    )

@@ -172,13 +172,15 @@ class Comparison:
         """Do what is left to do, seed by seed, write the results after each, and return those of all seeds."""
         write_json(self.folder / RECORD, {"request": self.request})
         for count, seed in enumerate(self.seeds, start=1):
-            if missing := self._missing(seed):
+            missing = self._missing(seed)
+            if missing:
                 pool = self._train(seed)
                 for cell in missing:
                     self._measure(cell, pool)
             result = self.result(self.seeds[:count])
             result.save()
-            logger.info("\nAfter %d of %d seeds:\n%s\n", count, len(self.seeds), result.table())
+            if missing and count < len(self.seeds):
+                logger.info("\nAfter %d of %d seeds:\n%s\n", count, len(self.seeds), result.table())
         return result
 
     def result(self, seeds: Sequence[int] | None = None) -> ComparisonResult:
