@@ -270,6 +270,18 @@ class TestMergingCoefficients:
         weights = np.array([[0.6, 0.1, 0.3], [0.3, 0.7, 0.2], [0.1, 0.2, 0.5]])
         np.testing.assert_allclose(merging_coefficients(weights, weights.T), np.eye(3), atol=1e-12)
 
+    @pytest.mark.parametrize("n", [2, 3, 4, 5, 7])
+    @pytest.mark.parametrize("beta", [0.55, 0.6, 0.65, 0.7, 0.8, 0.9])
+    def test_that_backbone_has_all_and_the_others_not_even_rounding(self, n, beta):
+        """1e-17 of a checkpoint would be read for nothing, and would stand in the log and on the card."""
+        weights = circulant_weights(n, beta=beta)
+        assert np.array_equal(merging_coefficients(weights, weights.T), np.eye(n))
+
+    def test_a_zero_has_no_sign(self):
+        result = merging_coefficients(circulant_weights(2, beta=0.7), [0.7, 0.3])
+        assert result.tolist() == [1.0, 0.0]
+        assert not np.signbit(result).any()
+
     @given(circulant_cases(), st.data())
     def test_closed_form_of_the_circulant(self, case, data):
         n, beta = case

@@ -29,6 +29,9 @@ LARGE_COEFFICIENT = 10.0
 BASE_SHARE_TOLERANCE = 4e-6
 """|1 - Σλ| up to which the base has no share: B and μ may each be off the simplex by 1e-6."""
 
+SOLVE_TOLERANCE = 1e-12
+"""How far the solve for λ may put a coefficient from a whole number that it is."""
+
 _NO_NUMBERS = "bcmMSUV"
 """Kinds of NumPy's dtypes that would turn into numbers unasked: truth values, texts, times, complex numbers."""
 
@@ -183,7 +186,9 @@ def merging_coefficients(
         allow_negative: accept a preference with negative entries, which still has to sum to 1.
 
     Returns:
-        λ with the shape of `preference`. Entries may be negative.
+        λ with the shape of `preference`. Entries may be negative. What is a whole number up to the
+        rounding of the solve (1e-12) is that number: for a column of B, λ is 1 and 0, and the soup
+        that backbone itself.
 
     Raises:
         WeightsError: for invalid B, μ or α.
@@ -201,6 +206,8 @@ def merging_coefficients(
     n = len(matrix)
     target = check_preference(preference, n, allow_negative=allow_negative) * _extrapolation_factors(extrapolation, n)
     coefficients = np.asarray(np.linalg.solve(matrix, target.T).T, dtype=np.float64)
+    whole = np.round(coefficients)
+    coefficients = np.where(np.abs(coefficients - whole) <= SOLVE_TOLERANCE, whole, coefficients) + 0.0
     largest = float(np.abs(coefficients).max(initial=0.0))
     if largest > LARGE_COEFFICIENT:
         warnings.warn(
