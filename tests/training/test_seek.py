@@ -1,6 +1,7 @@
 """seek: all backbones from one base, one scale of scores, and a second call that continues the first."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -398,11 +399,40 @@ def test_refused_before_anything_is_written(
     assert not Path(args.output_dir).exists()
 
 
+def test_an_evaluation_without_data_is_refused_before_anything_is_written(prompts: Dataset, settings: Any) -> None:
+    with pytest.raises(ConfigurationError, match=r"eval_strategy='steps' needs an eval_dataset.*bonesoup evaluate"):
+        seek("no/such-model", REWARDS, B, settings(eval_strategy="steps", eval_steps=2), prompts, peft_config=LORA)
+    assert not Path(settings().output_dir).exists()
+
+
+def test_files_of_tensorboard_outlive_the_folder_of_the_training(base: str, prompts: Dataset, settings: Any) -> None:
+    class Writes(TrainerCallback):
+        def on_train_begin(self, args: Any, *others: Any, **kwargs: Any) -> None:
+            events = Path(args.output_dir) / "runs" / "today" / "events"
+            events.parent.mkdir(parents=True)
+            events.write_text(args.output_dir)
+
+    seek(base, REWARDS, B, settings(max_steps=2), prompts, peft_config=LORA, callbacks=[Writes()], backbones=[1])
+    run = Path(settings().output_dir)
+    assert (run / "logs" / "says_w7" / "today" / "events").read_text() == str(run / ".training-says_w7")
+    assert (run / "logs" / "says_w7.json").is_file()
+
+
 def test_every_backbone_starts_with_the_same_critic(base: str, prompts: Dataset, settings: Any) -> None:
     manifest = seek(base, REWARDS, B, settings(max_steps=2), prompts, peft_config=LORA, value_model=LORA)
     assert "r 4" in str(manifest.training["value_model"])
     with pytest.raises(ConfigurationError, match=r"settings.value_model: 'lora_.*' there, None now"):
         seek(base, REWARDS, B, settings(max_steps=2), prompts, peft_config=LORA)
+
+
+def test_the_curves_that_the_documentation_reads_are_in_the_log(base: str, prompts: Dataset, settings: Any) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "training.md").read_text(encoding="utf-8")
+    named = re.findall(r"^\| `([a-z_/<>]+)` \|", page.split("## Reading the curves")[1].split("\n## ")[0], re.MULTILINE)
+    seek(base, REWARDS, B, settings(max_steps=2), prompts, peft_config=LORA, backbones=[0])
+    entries = json.loads((Path(settings().output_dir) / "logs" / "says_w5.json").read_text())["log"]
+    logged = {name for entry in entries for name in entry}
+    assert len(named) == 8
+    assert {name.replace("<name>", "says_w7") for name in named} < logged
 
 
 def test_folder_names_are_safe_and_distinct() -> None:

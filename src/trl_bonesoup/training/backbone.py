@@ -187,6 +187,8 @@ def _save_backbone(trainer: Any, work: Path, run: Run, j: int) -> None:
             json.dumps({"steps": trainer.state.global_step, "log": trainer.state.log_history}, indent=1) + "\n",
             encoding="utf-8",
         )
+        if (work / "runs").is_dir():  # of TensorBoard, beside the log
+            shutil.copytree(work / "runs", run.log_file(j).with_suffix(""), dirs_exist_ok=True)
         beside.replace(run.backbone_folder(j))
         shutil.rmtree(work, ignore_errors=True)
     trainer.accelerator.wait_for_everyone()
@@ -206,7 +208,12 @@ def _backbone_args(
 
 
 def check_models(model: Any, value_model: Any, args: MultiRewardPPOConfig) -> None:
-    """Raise `ConfigurationError` unless every backbone can start from this base and this critic."""
+    """Raise `ConfigurationError` unless every backbone can start from this base and this critic, with no evaluation."""
+    if args.eval_strategy != "no":
+        raise ConfigurationError(
+            f"eval_strategy={args.eval_strategy.value!r} needs an eval_dataset, which `seek` does not take. Leave it "
+            "out, and measure soups and backbones afterwards: evaluate_front, or `bonesoup evaluate` in the shell."
+        )
     if hasattr(model, "peft_config"):
         raise ConfigurationError(
             "A soup's backbones start from one base model, and this one has an adapter on it. Merge the adapter into "
