@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import warnings
 
 import numpy as np
 import pytest
@@ -73,6 +74,14 @@ def test_models_are_loaded_one_after_the_other(soup_folder, monkeypatch):
         for model in (0, 0, 1, 2, 2):
             answering([Row(model, 0, 0), Row(model, 2, 0)], [1, 2])
     assert loaded == [str(folder / "base")] * 3
+
+
+def test_loading_an_adapter_shows_nothing_that_is_meant_for_peft(soup_folder):
+    folder = soup_folder(kind="adapter")
+    policies = CheckpointPolicies([folder / "b0"], [[1.0, 0.0]], ["good", "brief"], base_model=folder / "base")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", FutureWarning)
+        policies.models[0].load(None, None)
 
 
 def test_an_adapter_names_its_base_itself(soup_folder, tmp_path):

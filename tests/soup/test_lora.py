@@ -1,6 +1,7 @@
 """BoneSoup against explicit float64 merges, and rows of a batch against the same rows one at a time."""
 
 import threading
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -112,6 +113,11 @@ class TestSetPreference:
         if kind == "two_adapters":
             with soup.preferences([[1.0, 0.0], [0.5, 0.5], [0.0, 1.0]]):
                 assert str(soup) == "<BoneSoup of 2 adapters for objective0, objective1 at 3 soups, one for each row>"
+
+    def test_loading_shows_nothing_that_is_meant_for_peft(self, two_adapters) -> None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", FutureWarning)
+            BoneSoup.from_pretrained(two_adapters)
 
     def test_a_bad_preference_changes_nothing(self, soup, batch) -> None:
         soup.set_preference([0.6, 0.4])

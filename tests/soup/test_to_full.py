@@ -207,3 +207,9 @@ class TestRefusals:
         with pytest.raises(SoupError, match=r"backbone0 computes something else than it does in PEFT"):
             to_full(run, tmp_path / "full")
         assert not (tmp_path / "full").exists()
+
+
+def test_shows_nothing_that_is_meant_for_peft(tmp_path, two_adapters) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", FutureWarning)
+        to_full(two_adapters, tmp_path / "full")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +25,15 @@ if TYPE_CHECKING:
 ADAPTER_NAME = "soup"
 """Under which PEFT knows the stacked adapter."""
 
-__all__ = ["load_adapters", "load_model", "load_tokenizer"]
+__all__ = ["load_adapters", "load_model", "load_tokenizer", "quiet_peft"]
+
+
+@contextmanager
+def quiet_peft() -> Iterator[None]:
+    """Keep back what transformers 5 tells PEFT: that the property by which it looks for checkpointing is deprecated."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
+        yield
 
 
 def load_model(ref: ModelRef, *, dtype: Any = None, device: Any = None, trust_remote_code: bool = False) -> Any:
@@ -68,7 +78,8 @@ def load_adapters(model: Any, adapters: Sequence[Adapter], base: ModelRef, *, al
         _check_layers(model, adapter)
     stacked = stack_adapters(adapters, base, allow_nan=allow_nan)
     try:
-        peft_model = get_peft_model(model, stacked.peft_config(), adapter_name=ADAPTER_NAME)
+        with quiet_peft():
+            peft_model = get_peft_model(model, stacked.peft_config(), adapter_name=ADAPTER_NAME)
         set_peft_model_state_dict(peft_model, stacked.factors(), adapter_name=ADAPTER_NAME)
     except (RuntimeError, ValueError) as error:
         folders = ", ".join(str(adapter.folder) for adapter in adapters)
