@@ -15,7 +15,7 @@ from tiny import count_word, tiny_llama
 from transformers import TrainerCallback
 
 from trl_bonesoup import MultiRewardPPOTrainer, SoupManifest, circulant_weights, seek
-from trl_bonesoup.errors import ConfigurationError, RewardError, WeightsError
+from trl_bonesoup.errors import ConfigurationError, DependencyError, RewardError, WeightsError
 from trl_bonesoup.rewards.spec import reward_spec
 
 LORA = LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM")
@@ -403,6 +403,18 @@ def test_an_evaluation_without_data_is_refused_before_anything_is_written(prompt
     with pytest.raises(ConfigurationError, match=r"eval_strategy='steps' needs an eval_dataset.*bonesoup evaluate"):
         seek("no/such-model", REWARDS, B, settings(eval_strategy="steps", eval_steps=2), prompts, peft_config=LORA)
     assert not Path(settings().output_dir).exists()
+
+
+def test_a_logger_that_is_not_installed_is_named_before_anything_is_written(
+    prompts: Dataset, settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("transformers.integrations.get_available_reporting_integrations", lambda: ["wandb"])
+    args = settings(report_to=["wandb", "trackio", "tensorboard"])
+    with pytest.raises(DependencyError, match=r"names tensorboard, trackio, which .* pip install tensorboard trackio"):
+        seek("no/such-model", REWARDS, B, args, prompts, peft_config=LORA)
+    with pytest.raises(DependencyError, match="report_to"):
+        MultiRewardPPOTrainer("no/such-model", REWARDS, args=args, train_dataset=prompts)
+    assert not Path(args.output_dir).exists()
 
 
 def test_files_of_tensorboard_outlive_the_folder_of_the_training(base: str, prompts: Dataset, settings: Any) -> None:

@@ -9,11 +9,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from trl_bonesoup.errors import ConfigurationError
+from trl_bonesoup.errors import ConfigurationError, DependencyError
 from trl_bonesoup.training.config import MultiRewardPPOConfig
 from trl_bonesoup.training.finite import first_not_finite
 from trl_bonesoup.training.prompt_kinds import check_kinds, first_rows
 from trl_bonesoup.weights import FloatArray, check_column, check_combination_weights
+
+_LOGGERS = ("tensorboard", "trackio", "wandb")
+"""Names in `report_to` that are those of packages."""
 
 
 def training_column(combination_weights: ArrayLike | None, backbone: int | None, n: int) -> FloatArray:
@@ -56,6 +59,18 @@ def check_normalization(args: MultiRewardPPOConfig, n: int) -> None:
             raise ConfigurationError(f"{setting} needs one number for each of the {n} objectives; got {values}.")
     if args.score_std is not None and min(args.score_std) <= 0:
         raise ConfigurationError(f"Every score_std must be above 0; got {args.score_std}.")
+
+
+def check_reports(args: MultiRewardPPOConfig) -> None:
+    """Raise `DependencyError` if `report_to` names a common logger whose package is not installed."""
+    from transformers.integrations import get_available_reporting_integrations
+
+    missing = sorted({*_LOGGERS} & {*args.report_to} - {*get_available_reporting_integrations()})
+    if missing:
+        raise DependencyError(
+            f"report_to names {', '.join(missing)}, which is not installed. Run: pip install {' '.join(missing)}. Or "
+            "leave it out: `seek` keeps a log of each backbone, and a trainer's is in its trainer_state.json."
+        )
 
 
 def check_dataset(dataset: Any, args: MultiRewardPPOConfig) -> None:

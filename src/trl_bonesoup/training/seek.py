@@ -20,7 +20,7 @@ from trl_bonesoup.manifest import SoupManifest
 from trl_bonesoup.rewards.protocol import objective_names as distinct_names
 from trl_bonesoup.training.backbone import check_found, check_models, check_stop, train_backbones
 from trl_bonesoup.training.config import MultiRewardPPOConfig
-from trl_bonesoup.training.inputs import check_dataset, check_normalization
+from trl_bonesoup.training.inputs import check_dataset, check_normalization, check_reports
 from trl_bonesoup.training.request import seek_request
 from trl_bonesoup.training.run import Run, on_main_process
 from trl_bonesoup.training.saved_run import RECORD, earlier_soup
@@ -78,6 +78,7 @@ def seek(
     Raises:
         ConfigurationError, WeightsError: before any model is loaded, if the inputs do not fit
             together, the folder holds another run or soup, or another process trains in it.
+        DependencyError: likewise, for a logger in `args.report_to` that is not installed.
         RewardError, TrainingError: see `MultiRewardPPOTrainer`.
 
     Source: Bone Soups, Section 3.2 and Algorithm 1.
@@ -92,6 +93,7 @@ def seek(
     check_stop(stop_after, args)
     check_normalization(args, len(names))
     check_dataset(train_dataset, args)
+    check_reports(args)
     state = args.distributed_state
     request = seek_request(model, reward_funcs, names, weights, args, train_dataset, peft_config, value_model)
     check_found(model, args)

@@ -53,6 +53,7 @@ from trl_bonesoup.training.inputs import (
     check_model,
     check_normalization,
     check_prompts,
+    check_reports,
     context_length,
     fit_prompts,
     training_column,
@@ -136,6 +137,7 @@ class MultiRewardPPOTrainer(Publishing, Guarded, CriticForward):
             raise ConfigurationError(f"args must be a MultiRewardPPOConfig; got {type(args).__name__}.")
         check_normalization(args, len(reward_funcs))
         check_dataset(train_dataset, args)
+        check_reports(args)
         check_value_model(value_model)
         check_publishing(args)
 
