@@ -41,14 +41,14 @@ def run(tmp_path):
 def test_logs_of_finished_backbones_and_of_those_in_training(run):
     logs = read_training_logs(run)
     assert {label: [e["reward"] for e in log if "reward" in e] for label, log in logs.items()} == {
-        "warm": [1.0, 2.0, 4.0],
-        "brief": [5.0, 6.0, 7.0, 8.0],
+        "backbone warm": [1.0, 2.0, 4.0],
+        "backbone brief": [5.0, 6.0, 7.0, 8.0],
     }
 
 
 def test_a_finished_backbone_is_not_read_from_what_is_left_of_its_training(run):
     (run / "logs" / "brief.json").write_text(json.dumps({"steps": 4, "log": entries([3.0])}))
-    assert read_training_logs(run)["brief"][0]["reward"] == 3.0
+    assert read_training_logs(run)["backbone brief"][0]["reward"] == 3.0
 
 
 def test_a_trainers_folder_a_checkpoint_and_a_file(run):
@@ -62,20 +62,20 @@ def test_a_trainers_folder_a_checkpoint_and_a_file(run):
 
 def test_runs_by_name_go_before_their_backbones(run):
     logs = read_training_logs({"β .7": run, "expert": run / "logs" / "warm.json"})
-    assert list(logs) == ["β .7, warm", "β .7, brief", "expert"]
+    assert list(logs) == ["β .7, backbone warm", "β .7, backbone brief", "expert"]
 
 
 def test_a_panel_for_reward_kl_and_each_objective_with_a_line_for_each_backbone(run):
     figure = plot_training(run)
-    assert [axes.get_ylabel().replace("\n", " ") for axes in figure.axes] == [
-        "weighted reward", "KL from the base (nats per token)", "mean warm", "mean brief"
+    assert [axes.get_ylabel() for axes in figure.axes] == [
+        "weighted reward", "KL from base (nats/token)", "mean warm", "mean brief"
     ]  # fmt: skip
     for axes, warm in zip(figure.axes, ([1, 2, 4], [0, 0.1, 0.2], [2, 4, 8], [-1, -2, -4]), strict=True):
         lines = {line.get_label(): line for line in axes.lines}
-        np.testing.assert_allclose(lines["warm"].get_xydata(), np.stack([[4, 8, 12], warm], axis=1))
-        np.testing.assert_allclose(lines["brief"].get_xdata(), [4, 8, 12, 16])
-        assert [lines[label].get_color() for label in ("warm", "brief")] == list(COLOURS[:2])
-    assert [t.get_text() for t in figure.legends[0].get_texts()] == ["warm", "brief"]
+        np.testing.assert_allclose(lines["backbone warm"].get_xydata(), np.stack([[4, 8, 12], warm], axis=1))
+        np.testing.assert_allclose(lines["backbone brief"].get_xdata(), [4, 8, 12, 16])
+        assert [lines[f"backbone {name}"].get_color() for name in ("warm", "brief")] == list(COLOURS[:2])
+    assert [t.get_text() for t in figure.legends[0].get_texts()] == ["backbone warm", "backbone brief"]
 
 
 def test_long_curves_have_their_running_mean_on_top(tmp_path):
@@ -93,7 +93,7 @@ def test_chosen_metrics_and_curves_that_lack_one(run):
     (run / "logs" / "warm.json").write_text(json.dumps({"steps": 4, "log": entries([3.0], entropy=0.5)}))
     (axes,) = plot_training(run, metrics=["entropy"]).axes
     lines = {line.get_label(): line.get_ydata().tolist() for line in axes.lines}
-    assert lines == {"warm": [0.5], "brief": []}
+    assert lines == {"backbone warm": [0.5], "backbone brief": []}
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +13,15 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from trl_bonesoup.errors import ConfigurationError
+from trl_bonesoup.front.front import BACKBONE_PREFIX
 from trl_bonesoup.front.plots.style import NARROW, add_legend, columns_of, method_styles, new_panels, save, styled
 from trl_bonesoup.training.run import RECORD, folder_names
 from trl_bonesoup.weights import FloatArray
 
 TITLES = {
     "reward": "weighted reward",
-    "kl": "KL from the base (nats per token)",
-    "entropy": "entropy (nats per token)",
+    "kl": "KL from base (nats/token)",
+    "entropy": "entropy (nats/token)",
     "value/explained_variance": "explained variance of the critic",
 }
 
@@ -112,15 +113,16 @@ def _logs_of(place: Path) -> dict[str, list[dict[str, Any]]]:
             f"{place} holds no training logs. Give the folder of `bonesoup seek` once a backbone is finished or has a "
             "checkpoint, a trainer's output folder, or a trainer_state.json."
         )
-    return {label: _entries(files[label]) for label in sorted(files, key=_order_of_backbones(place))}
+    backbones = _backbones(place)
+    order = sorted(files, key=lambda label: (backbones.index(label) if label in backbones else len(backbones), label))
+    return {f"{BACKBONE_PREFIX if label in backbones else ''}{label}": _entries(files[label]) for label in order}
 
 
-def _order_of_backbones(run: Path) -> Callable[[str], tuple[int, str]]:
-    """Return a key that sorts the backbones of a run of `seek` as its objectives, and anything else by name."""
-    names: list[str] = []
+def _backbones(run: Path) -> list[str]:
+    """Return the names of the backbones of a run of `seek`, in the order of its objectives; of anything else, none."""
     with contextlib.suppress(OSError, ValueError, KeyError):
-        names = folder_names(json.loads((run / RECORD).read_text(encoding="utf-8"))["request"]["objectives"])
-    return lambda label: (names.index(label) if label in names else len(names), label)
+        return folder_names(json.loads((run / RECORD).read_text(encoding="utf-8"))["request"]["objectives"])
+    return []
 
 
 def _newest_state(folder: Path) -> Path | None:
