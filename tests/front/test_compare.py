@@ -145,6 +145,8 @@ def test_the_record_agrees_with_the_fronts(done: Any) -> None:
     text = (done.folder / "compare.md").read_text()
     assert text.strip() == done.table()
     assert all(method["name"] in text for method in record["methods"])
+    rows = (done.folder / "compare.csv").read_text(encoding="utf-8").splitlines()
+    assert len(rows) == 1 + len(record["methods"])
     assert {"front.png", "front.svg", "preference.png"} <= {path.name for path in done.folder.iterdir()}
 
 

@@ -5,11 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas
 import pytest
 
 from trl_bonesoup import Front
 from trl_bonesoup.front.methods import read_methods
-from trl_bonesoup.front.report import comparison_record
+from trl_bonesoup.front.report import comparison_csv, comparison_record
 from trl_bonesoup.front.results import ComparisonResult, MethodResult
 from trl_bonesoup.manifest import ScoreStatistics
 
@@ -128,6 +129,27 @@ def test_the_record_holds_each_method_with_its_numbers_and_budget() -> None:
     assert by_folder["base"]["over_seeds"]["controllability"]["value"] == 0.0
     assert by_folder["bone-soup-0.7"]["condition"] == pytest.approx(1 / 0.4)
     assert record["reference"] == {"a": -1.0, "b": -1.0}
+
+
+def test_the_csv_has_a_row_for_each_method_and_pandas_reads_it(tmp_path: Path) -> None:
+    oracle = measured("morlhf", [[[10.0, 4.0], [4.0, 10.0]]], GRID[[0, 2]])
+    result = compared(measured("rewarded-soups", [WIDE]), measured("bone-soup-0.7", [HIGH]), oracle)
+    (tmp_path / "compare.csv").write_text(comparison_csv(result), encoding="utf-8")
+    table = pandas.read_csv(tmp_path / "compare.csv")
+    assert table["method"].tolist() == ["Rewarded Soups", "Bone Soup, β = 0.7", "MORLHF"]
+    assert table["preferences"].tolist() == [3, 3, 2]
+    assert table["hypervolume"].tolist()[:2] == pytest.approx([25.0, 48.25])
+    assert table["hypervolume_ahead"][1] == pytest.approx(48.25 - 25.0)
+    assert table["hypervolume_ahead"].isna().tolist() == [True, False, True]
+    assert table["share_of_oracle"][0] == pytest.approx(21 / 85)
+    assert table["length_of_front"].tolist() == [3, 3, 2]
+    for each, row in zip(result.methods, table.to_dict("records"), strict=True):
+        for name, estimate in result.estimates(each).items():
+            assert [row[name], row[f"{name}_low"], row[f"{name}_high"]] == [
+                estimate.value, estimate.lower, estimate.upper
+            ]  # fmt: skip
+    latex = table[["method", "hypervolume", "controllability"]].to_latex(index=False, float_format="%.3f")
+    assert r"Bone Soup, β = 0.7 & 48.250 & 1.000 \\" in latex
 
 
 def test_the_mean_front_is_over_seeds_and_keeps_its_order() -> None:

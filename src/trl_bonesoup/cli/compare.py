@@ -40,9 +40,9 @@ hypervolumes are above one reference point.
 --dry-run says how many policies and steps that is, how many answers, and how long it takes, from
 a rollout for each backbone of a soup and a batch of answers or, if a part of it is done, from that
 part. Run the same command again to continue after an interruption, or to add methods and seeds.
-Results are written after each seed into --output-dir: compare.md (the tables), compare.json,
-front.png and .svg, preference.png and .svg; the folder of each Bone Soup and seed holds a soup.json
-for `bonesoup merge`.
+Results are written after each seed into --output-dir: compare.md (the tables), compare.csv,
+compare.json, front.png and .svg, preference.png and .svg; the folder of each Bone Soup and seed
+holds a soup.json for `bonesoup merge`.
 """
 
 _NEEDED = ("model", "reward", "prompts", "test_prompts", "methods")
@@ -83,7 +83,7 @@ def run(arguments: argparse.Namespace) -> None:
         print(comparison.pace().estimate(comparison.steps_left(), comparison.answers_left()))
         return
     show_progress_in_words()
-    print(f"\n{comparison.run().table()}\n\nWrote {arguments.output_dir}/compare.md, compare.json and figures.")
+    print(f"\n{comparison.run().table()}\n\nWrote {arguments.output_dir}/compare.md, .csv, .json and figures.")
 
 
 def comparison_from(arguments: argparse.Namespace) -> Comparison:

@@ -3,7 +3,7 @@
 The folder holds `policies/seed-0` and so on, with every policy that some method needs (two methods
 that need the same one share it); for each method and seed a folder such as `bone-soup-0.7/seed-0`
 with its front (`front.json`), every answer (`answers.parquet`) and, for soups, soup.json; and what
-comes of them: `compare.json`, `compare.md` and figures.
+comes of them: `compare.json`, `compare.md`, `compare.csv` and figures.
 """
 
 from __future__ import annotations

@@ -1,9 +1,11 @@
-"""A comparison as text, JSON and figures."""
+"""A comparison as text, CSV, JSON and figures."""
 
 from __future__ import annotations
 
+import csv
 import datetime
 import importlib.metadata
+import io
 import os
 import platform
 from collections.abc import Mapping, Sequence
@@ -23,10 +25,10 @@ if TYPE_CHECKING:
     from trl_bonesoup.front.results import ComparisonResult, MethodResult
 
 FORMAT_VERSION = 1
-RECORD, TEXT = "compare.json", "compare.md"
+RECORD, TEXT, TABLE = "compare.json", "compare.md", "compare.csv"
 _LIBRARIES = ("torch", "transformers", "trl", "peft", "numpy", "moocore")
 
-__all__ = ["comparison_record", "comparison_text", "write_report"]
+__all__ = ["comparison_csv", "comparison_record", "comparison_text", "write_report"]
 
 
 def comparison_text(result: ComparisonResult) -> str:
@@ -61,10 +63,38 @@ def comparison_record(result: ComparisonResult) -> dict[str, Any]:
     }
 
 
+def comparison_csv(result: ComparisonResult) -> str:
+    """Return a row for each method: every number of the tables, with the ends of its interval in columns of their own.
+
+    What a method has no number for is empty.
+    """
+    rows = [_row(_method_record(result, each)) for each in result.methods]
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def _row(record: Mapping[str, Any]) -> dict[str, Any]:
+    estimates = {
+        **record["over_seeds"],
+        **{f"{name}_ahead": record["ahead"].get(name) for name in ("hypervolume", "inner_product")},
+        "share_of_oracle": record["share_of_oracle"],
+    }
+    row = {"method": record["name"], **{name: record[name] for name in ("folder", "policies", "steps")}}
+    row["preferences"] = len(record["preferences"])
+    for name, estimate in estimates.items():
+        ends = {"": "value", "_low": "lower", "_high": "upper"}
+        row |= {f"{name}{end}": "" if estimate is None else estimate[key] for end, key in ends.items()}
+    return row | {name: _mean(record["by_seed"], name) for name in ("length_of_front", "sparsity", "spacing")}
+
+
 def write_report(result: ComparisonResult) -> None:
-    """Write compare.json, compare.md and the figures into the folder of a comparison."""
+    """Write compare.json, compare.md, compare.csv and the figures into the folder of a comparison."""
     write_json(result.folder / RECORD, comparison_record(result))
     (result.folder / TEXT).write_text(comparison_text(result) + "\n", encoding="utf-8")
+    (result.folder / TABLE).write_text(comparison_csv(result), encoding="utf-8")
     _draw(result)
 
 

@@ -170,7 +170,7 @@ class ComparisonResult:
         return comparison_text(self)
 
     def save(self) -> None:
-        """Write compare.json, compare.md and the figures into the comparison's folder."""
+        """Write compare.json, compare.md, compare.csv and the figures into the comparison's folder."""
         write_report(self)
 
     @cached_property
