@@ -134,8 +134,8 @@ def evaluate_policies(
     Args:
         policies: what to measure, see `trl_bonesoup.front.policies`.
         settings: how prompts are answered; by default `EvaluationSettings()`.
-        prompts, reward_funcs, objective_names, front_path, samples_path, overwrite, prompts_source, show_progress:
-            see `evaluate_front`.
+
+    The other arguments are those of `evaluate_front`.
     """
     started = time.monotonic()
     settings = settings or EvaluationSettings()
