@@ -124,7 +124,6 @@ def three(root: Path) -> list[Path]:
         ([1.0, 0.0, 0.0], {"x.q": 2, "y.q": 2}),
         ([0.0, -2.0, 0.0], {"x.q": 3}),
         ([0.5, 0.0, 0.5], {"x.q": 2, "y.q": 6, "z.q": 4}),
-        ([1.0, 1e-17, -1e-17], {"x.q": 2, "y.q": 2}),  # what solving for λ leaves in place of 0
         ([0.0, 1e-3, 1e3], {"x.q": 3, "y.q": 4, "z.q": 4}),
         ([0.0, 0.0, 0.0], {"x.q": 2, "y.q": 2}),  # the base model, as an adapter that adds nothing
     ],

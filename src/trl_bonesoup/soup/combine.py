@@ -24,9 +24,6 @@ if TYPE_CHECKING:
 _TARGETING = ("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern")
 """The settings by which PEFT picks layers; where adapters differ in them, every layer is named."""
 
-_NOTHING = 1e-12
-"""|λ| of an adapter, as a share of the largest, up to which the soup does without it: rounding of λ = B⁻¹(k∘μ)."""
-
 __all__ = ["StackedAdapters", "StackedModule", "rank_settings", "stack_adapters", "write_config"]
 
 
@@ -114,8 +111,7 @@ class StackedAdapters:
         return StackedAdapters({**self.config, **named, **rank_settings(ranks)}, modules)
 
     def _used(self, coefficients_N: FloatArray) -> list[int]:
-        sizes_N = np.abs(coefficients_N)
-        used = np.flatnonzero(sizes_N > _NOTHING * sizes_N.max()).tolist()
+        used: list[int] = np.flatnonzero(coefficients_N).tolist()
         return used or [int(self.modules[0].owners[0])]
 
     def peft_config(self) -> LoraConfig:
