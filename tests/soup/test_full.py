@@ -39,5 +39,5 @@ def test_zeros_are_the_base(tmp_path) -> None:
 
 def test_a_model_of_other_tensors_is_refused(two_full) -> None:
     folders = [two_full / "backbone0", two_full / "backbone1"]
-    with pytest.raises(SoupError, match=r"not those of the loaded model.*full=True"):
+    with pytest.raises(SoupError, match=r"not those of the loaded model.*bonesoup merge"):
         FullParameters(tiny_gpt2(), folders, ModelRef(str(two_full / "base")))

@@ -168,11 +168,12 @@ def _points(
         SoupError: if there is none, or two that are not equal would have one folder.
     """
     names = source.manifest.objective_names
-    origin = _fingerprint(source)
+    preferences = list(preferences)
+    soups = [one_soup(source.manifest, preference, options.extrapolation) for preference in preferences]
+    origin = _fingerprint(source)  # looks at the backbones, which may have to be fetched
     asked: list[_Point] = []
     points: dict[str, _Point] = {}
-    for preference in preferences:
-        mu_N, lambda_N = one_soup(source.manifest, preference, options.extrapolation)
+    for preference, (mu_N, lambda_N) in zip(preferences, soups, strict=True):
         preset = str(preference) if isinstance(preference, str) else None
         record = {
             **({} if preset is None else {"preset": preset}),
