@@ -133,7 +133,7 @@ class _Model:
 
     @classmethod
     def find(cls, name: str, path: str | Path) -> _Model:
-        ref = find_model(os.path.expanduser(path), None, Path.cwd(), f"backbone {name!r}", old_names=False)  # noqa: PTH111
+        ref = find_model(_expanded(path), None, Path.cwd(), f"backbone {name!r}", old_names=False)
         pinned = ref.pinned()
         folder = Path(pinned.id)
         kinds = [kind for file, kind in MODELS.items() if (folder / file).is_file()]
@@ -157,6 +157,10 @@ class _Model:
         return Part(name, f"{'rsLoRA' if self.config.get('use_rslora') else 'LoRA'} adapter of rank {rank}", obstacle)
 
 
+def _expanded(path: str | Path) -> str:
+    return os.path.expanduser(path)  # noqa: PTH111 - it may be a Hub id, whose text Path could change
+
+
 def _target(out: str | Path, overwrite: bool) -> Path:
     file = Path(out).resolve()
     if file.name != FILE_NAME or file.is_dir():
@@ -171,7 +175,7 @@ def _target(out: str | Path, overwrite: bool) -> Path:
 def _base(given: str | Path | None, adapters: Sequence[_Model]) -> tuple[ModelRef, str | None]:
     """Return the base model and its revision: the one that was given, or that the adapters name."""
     if given is not None:
-        return find_model(os.path.expanduser(given), None, Path.cwd(), "base model"), None  # noqa: PTH111
+        return find_model(_expanded(given), None, Path.cwd(), "base model"), None
     check_same_base(adapters)
     named = adapters[0].base_model if adapters else None
     if not named:
