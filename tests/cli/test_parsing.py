@@ -37,3 +37,16 @@ def test_only_a_near_option_is_offered(capsys) -> None:
 def test_values_after_two_dashes_and_shortened_options_are_left_alone(capsys) -> None:
     assert main(["merge", "--pref", "0.5,0.5", "--", "--no-such-folder", "out"]) == 2
     assert "--no-such-folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arguments", ["run --preference 0.5,0.5 out", "run out --preference 0.5,0.5"])
+def test_a_folder_may_follow_the_options(arguments, capsys, tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["merge", *arguments.split()]) == 2
+    assert "run" in capsys.readouterr().err  # which is not there: the command line itself was understood
+
+
+def test_more_folders_than_a_command_takes_are_told(capsys) -> None:
+    with pytest.raises(SystemExit):
+        main("merge run --preference 0.5,0.5 out more".split())
+    assert "unrecognized arguments: more" in capsys.readouterr().err
