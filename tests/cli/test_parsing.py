@@ -48,5 +48,5 @@ def test_a_folder_may_follow_the_options(arguments, capsys, tmp_path, monkeypatc
 
 def test_more_folders_than_a_command_takes_are_told(capsys) -> None:
     with pytest.raises(SystemExit):
-        main("merge run --preference 0.5,0.5 out more".split())
+        main(["merge", "run", "--preference", "0.5,0.5", "out", "more"])
     assert "unrecognized arguments: more" in capsys.readouterr().err
