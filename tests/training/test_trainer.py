@@ -322,3 +322,14 @@ def test_a_mixture_of_experts_trains_with_its_balancing_loss(prompts: Dataset, s
     assert trainer.aux_loss_enabled
     trainer.train()
     assert np.isfinite(history(trainer, "loss")).all()
+
+
+def test_training_does_not_repeat_what_upstream_says_to_upstream(base: str, prompts: Dataset, settings: Any) -> None:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        trainer = MultiRewardPPOTrainer(
+            base, [count_word("w5")], [1.0], args=settings(max_steps=4), train_dataset=prompts, peft_config=LORA
+        )
+        trainer.measure_scores(2)
+        trainer.train()
+    assert not [str(each.message) for each in caught if "is_gradient_checkpointing" in str(each.message)]

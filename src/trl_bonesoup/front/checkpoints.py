@@ -17,8 +17,9 @@ from trl_bonesoup.front.policies import Answer, Row, answer_with, preferences_of
 from trl_bonesoup.front.prompts import EncodedPrompts, Prompts, encode_prompts
 from trl_bonesoup.front.settings import EvaluationSettings
 from trl_bonesoup.soup.adapters import CONFIG_FILE, read_config
-from trl_bonesoup.soup.loading import load_model, load_tokenizer, quiet_peft
+from trl_bonesoup.soup.loading import load_model, load_tokenizer
 from trl_bonesoup.soup.source import ModelRef
+from trl_bonesoup.training.upstream import old_name_unmentioned
 from trl_bonesoup.weights import FloatArray
 
 if TYPE_CHECKING:
@@ -120,7 +121,7 @@ class _Trained:
         from peft import PeftModel
 
         model = load_model(self.base, dtype=dtype, device=device)
-        with quiet_peft(), warnings.catch_warnings():
+        with old_name_unmentioned(), warnings.catch_warnings():
             # PEFT would go on without what is missing, and the base would be measured in the adapter's name.
             warnings.filterwarnings("error", message="Found missing adapter keys")
             try:

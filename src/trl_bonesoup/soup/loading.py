@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import re
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +16,7 @@ from trl_bonesoup.soup.combine import stack_adapters
 from trl_bonesoup.soup.scales import AdapterScales
 from trl_bonesoup.soup.source import ModelRef
 from trl_bonesoup.soup.tokenizers import has_tokenizer
+from trl_bonesoup.training.upstream import old_name_unmentioned
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -25,15 +24,7 @@ if TYPE_CHECKING:
 ADAPTER_NAME = "soup"
 """Under which PEFT knows the stacked adapter."""
 
-__all__ = ["load_adapters", "load_model", "load_tokenizer", "quiet_peft"]
-
-
-@contextmanager
-def quiet_peft() -> Iterator[None]:
-    """Keep back what transformers 5 tells PEFT: that the property by which it looks for checkpointing is deprecated."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
-        yield
+__all__ = ["load_adapters", "load_model", "load_tokenizer"]
 
 
 def load_model(ref: ModelRef, *, dtype: Any = None, device: Any = None, trust_remote_code: bool = False) -> Any:
@@ -78,7 +69,7 @@ def load_adapters(model: Any, adapters: Sequence[Adapter], base: ModelRef, *, al
         _check_layers(model, adapter)
     stacked = stack_adapters(adapters, base, allow_nan=allow_nan)
     try:
-        with quiet_peft():
+        with old_name_unmentioned():
             peft_model = get_peft_model(model, stacked.peft_config(), adapter_name=ADAPTER_NAME)
         set_peft_model_state_dict(peft_model, stacked.factors(), adapter_name=ADAPTER_NAME)
     except (RuntimeError, ValueError) as error:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from trl_bonesoup.errors import SoupError
 from trl_bonesoup.soup.adapters import read_config, read_shapes
 from trl_bonesoup.soup.features import UNDO_INIT, changes_base, check_merges
-from trl_bonesoup.soup.loading import quiet_peft
+from trl_bonesoup.training.upstream import old_name_unmentioned
 
 if TYPE_CHECKING:
     import torch
@@ -91,7 +91,7 @@ class MergeableAdapter:
         tokens = torch.randint(model.get_input_embeddings().num_embeddings, _PROBE, generator=generator)
         before = _logits(model, tokens)
         try:
-            with quiet_peft():
+            with old_name_unmentioned():
                 live = PeftModel.from_pretrained(model, self.folder, torch_device=str(model.device)).eval()
             self._check_loaded(live)
             expected = _logits(live, tokens)

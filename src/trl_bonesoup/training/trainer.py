@@ -71,7 +71,7 @@ from trl_bonesoup.training.resume import (
     what_is_missing,
 )
 from trl_bonesoup.training.scoring import Scoring
-from trl_bonesoup.training.upstream import require_tested_trl
+from trl_bonesoup.training.upstream import old_name_unmentioned, require_tested_trl
 from trl_bonesoup.weights import FloatArray
 
 
@@ -146,20 +146,21 @@ class MultiRewardPPOTrainer(Publishing, Guarded, CriticForward):
         self._record = described(names, reward_funcs, column, place, args, value_model, peft_config)
         upstream_args = copy.copy(args)
         upstream_args.beta = args.kl_coef  # makes GRPOTrainer set up the reference policy
-        super().__init__(
-            model=model,
-            reward_funcs=self.scoring.checked(reward_funcs),
-            args=upstream_args,
-            train_dataset=train_dataset,
-            eval_dataset=eval_dataset,
-            processing_class=processing_class,
-            reward_processing_classes=reward_processing_classes,
-            callbacks=callbacks,
-            optimizers=optimizers,
-            quantization_config=quantization_config,
-            peft_config=peft_config,
-            **kwargs,
-        )
+        with old_name_unmentioned():
+            super().__init__(
+                model=model,
+                reward_funcs=self.scoring.checked(reward_funcs),
+                args=upstream_args,
+                train_dataset=train_dataset,
+                eval_dataset=eval_dataset,
+                processing_class=processing_class,
+                reward_processing_classes=reward_processing_classes,
+                callbacks=callbacks,
+                optimizers=optimizers,
+                quantization_config=quantization_config,
+                peft_config=peft_config,
+                **kwargs,
+            )
         self.beta = 0.0  # the KL penalty is in the reward; GRPOTrainer must not compute it a second time
         self.reward_func_names = list(names)
         self.reward_weights = self.scoring.column_N
@@ -196,7 +197,8 @@ class MultiRewardPPOTrainer(Publishing, Guarded, CriticForward):
             rows = first[start : start + size]
             check_rows(rows, has_template=self._has_template)
             prompts = [row["prompt"] for row in rows]
-            _, completion_ids, _, completions, *_ = self._generate(prompts)
+            with old_name_unmentioned():
+                _, completion_ids, _, completions, *_ = self._generate(prompts)
             scores.append(self._calculate_rewards(rows, prompts, completions, completion_ids).cpu())
         self._metrics["eval"].clear()
         self.model.train(was_training)
@@ -230,7 +232,8 @@ class MultiRewardPPOTrainer(Publishing, Guarded, CriticForward):
                     f"{resume_from_checkpoint} cannot be resumed from: it lacks {missing}. "
                     "Pass resume_from_checkpoint=True for the newest complete checkpoint."
                 )
-        return super().train(resume_from_checkpoint, *args, **kwargs)
+        with old_name_unmentioned():
+            return super().train(resume_from_checkpoint, *args, **kwargs)
 
     def training_step(self, model: nn.Module, inputs: Any, num_items_in_batch: Any = None) -> Tensor:
         """One forward and backward pass, unless the policy has moved too far for this rollout batch (`target_kl`)."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -69,6 +70,14 @@ def model_settings_were_used() -> Iterator[None]:
         yield
     finally:
         logger.removeFilter(_is_another_warning)
+
+
+@contextmanager
+def old_name_unmentioned() -> Iterator[None]:
+    """Keep back what transformers 5 tells TRL and PEFT, at every rollout: that a name they use has a newer one."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
+        yield
 
 
 def _is_another_warning(record: logging.LogRecord) -> bool:
