@@ -1,8 +1,11 @@
 """The offline scorers against values worked out by hand."""
 
 import pytest
+from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
 
-from trl_bonesoup.rewards.offline import brevity, plainness, positivity
+from trl_bonesoup.rewards.offline import MOST_PARTS, brevity, plainness, positivity
+
+LONG = "The cat is happy about a wonderful, terrible thing: it's extraordinary! " * 40
 
 
 def test_positivity_orders_by_sentiment_and_reads_conversations() -> None:
@@ -32,3 +35,34 @@ def test_plainness_is_flesch_reading_ease(text: str, words: int, sentences: int,
 
 def test_plainness_has_no_score_without_words() -> None:
     assert plainness(["...", ""]) == [None, None]
+
+
+def test_positivity_is_paid_by_the_words_that_change_it() -> None:
+    text = "I am happy :) but it rains. "
+    (score,) = positivity([text])
+    compound = SentimentIntensityAnalyzer().polarity_scores
+    assert score == pytest.approx(compound(text)["compound"], abs=1e-12)
+    paid = dict(score.segments)
+    ends = {word: text.index(word) + len(word) for word in ("I", "happy", ":)", "rains.")}
+    assert paid[ends["I"]] == paid[ends["rains."]] == 0.0
+    assert paid[ends["happy"]] == pytest.approx(compound("happy")["compound"])
+    assert paid[ends[":)"]] == pytest.approx(compound("happy :)")["compound"] - compound("happy")["compound"])
+
+
+def test_plainness_is_paid_by_syllables_and_the_rest_at_the_end() -> None:
+    (score,) = plainness(["Cats like understanding. "])
+    words, rest = score.segments[:-1], score.segments[-1]
+    assert [end for end, _ in words] == [4, 9, 23]
+    assert [part for _, part in words] == pytest.approx([-84.6 * (n - 1.45) / 3 for n in (1, 1, 4)])
+    assert rest == (25, pytest.approx(206.835 - 1.015 * 3 - 84.6 * 1.45))
+
+
+@pytest.mark.parametrize("scorer", [positivity, plainness])
+def test_long_texts_are_paid_by_several_words_at_a_time(scorer) -> None:
+    (score,) = scorer([LONG])
+    assert 1 < len(score.segments) <= MOST_PARTS + 1
+    whole = {
+        positivity: SentimentIntensityAnalyzer().polarity_scores(LONG)["compound"],
+        plainness: 206.835 - 1.015 * 11 - 84.6 * 20 / 11,  # 40 sentences of 11 words with 20 syllables
+    }
+    assert score == pytest.approx(whole[scorer], abs=1e-9)

@@ -1,16 +1,24 @@
 """Published scorers that need no model and no network; they are what `bonesoup demo` trains on.
 
-Each is a plain function in TRL's reward-function protocol.
+Each is a plain function in TRL's reward-function protocol. Two of them say which words earned the score.
 """
 
 from __future__ import annotations
 
 import re
 from functools import lru_cache
+from itertools import pairwise
 from typing import Any
 
 from trl_bonesoup.errors import DependencyError
+from trl_bonesoup.rewards.dense import DenseScore
 from trl_bonesoup.rewards.protocol import completion_texts
+
+MOST_PARTS = 64
+"""Of a dense score: longer texts are paid by several words at a time."""
+
+USUAL_SYLLABLES = 1.45
+"""Of an English word, about: shorter ones are paid and longer ones pay, so that a part says nothing of what follows."""
 
 _WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)*")
 _SENTENCE_END = re.compile(r"[.!?]+(?:\s|$)")
@@ -21,9 +29,19 @@ def positivity(completions: list, **columns: Any) -> list[float]:
 
     Source: Hutto and Gilbert 2014, "VADER: A parsimonious rule-based model for sentiment analysis
     of social media text"; scored by the authors' package vaderSentiment.
+
+    The score is dense: each word earns what it adds to the sentiment of the text before it.
     """
+    return [_sentiment(text) for text in completion_texts(completions)]
+
+
+def _sentiment(text: str) -> float:
+    ends = _ends(re.compile(r"\S+"), text)
+    if not ends:
+        return 0.0
     analyzer = _vader()
-    return [analyzer.polarity_scores(text)["compound"] for text in completion_texts(completions)]
+    scores = [0.0, *(analyzer.polarity_scores(text[:end])["compound"] for end in ends)]
+    return DenseScore([(end, after - before) for end, (before, after) in zip(ends, pairwise(scores), strict=True)])
 
 
 def brevity(completions: list, max_words: int = 40, **columns: Any) -> list[float]:
@@ -49,9 +67,32 @@ def plainness(completions: list, **columns: Any) -> list[float | None]:
     freak word cannot dominate; syllables are counted from hyphenation patterns (pyphen). A
     completion without words scores `None`.
 
+    The score is dense: each word earns what its syllables add to that of a usual word, and the rest
+    is earned at the end.
+
     Source: Flesch 1948, "A new readability yardstick".
     """
-    return [_reading_ease(text) for text in completion_texts(completions)]
+    return [_ease_by_word(text) for text in completion_texts(completions)]
+
+
+def _ease_by_word(text: str) -> float | None:
+    ease = _reading_ease(text)
+    if ease is None:
+        return None
+    ends = [0, *_ends(_WORD, text)]
+    words = len(_WORD.findall(text))
+    parts = []
+    for start, end in pairwise(ends):
+        excess = sum(_syllables(word.lower()) - USUAL_SYLLABLES for word in _WORD.findall(text[start:end]))
+        parts.append((end, -84.6 * excess / words))
+    return DenseScore([*parts, (len(text), ease - sum(part for _, part in parts))])
+
+
+def _ends(pattern: re.Pattern[str], text: str) -> list[int]:
+    """Return where at most `MOST_PARTS` runs of words end, the last of all among them."""
+    ends = [match.end() for match in pattern.finditer(text)]
+    step = -(-len(ends) // MOST_PARTS) or 1
+    return ends[::-1][::step][::-1]
 
 
 def _reading_ease(text: str) -> float | None:
