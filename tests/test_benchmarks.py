@@ -90,3 +90,17 @@ def test_the_readme_of_fronts_shows_the_results_that_are_kept():
         assert "| Rewarded Soups " in table
         assert table.strip() in readme
         assert all(str(Path.home()) not in file.read_text() for file in plan.rglob("*.json"))
+
+
+def test_the_benchmark_of_credit_trains_each_way(tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch) -> None:
+    from benchmarks.fronts.credit import main
+    from tiny import save_tiny
+
+    model = save_tiny(tmp_path / "model")
+    options = ["--out", str(tmp_path / "out"), "--model", str(model), "--rollouts", "1", "--seeds", "0", "--markdown"]
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(sys, "argv", ["benchmarks.fronts.credit", *options])
+    main()
+    rows = [line.split(" | ")[:2] for line in capsys.readouterr().out.splitlines() if " 0." in line]
+    paid = ["| at the end", "| word by word"]
+    assert rows == [[how, lam] for how in paid for lam in ("0.95", "0.8")]

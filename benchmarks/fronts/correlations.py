@@ -1,6 +1,7 @@
 """How the offline rewards go together on answers of the base model: their correlation over all training prompts.
 
-python -m benchmarks.fronts.correlations --markdown
+python -m benchmarks.fronts.correlations --markdown                    # to "Write one short sentence about the sea."
+python -m benchmarks.fronts.correlations --markdown --prompts train    # to "Write about the sea."
 """
 
 from __future__ import annotations
@@ -25,14 +26,18 @@ FOLDER = Path(__file__).parent
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("runs/fronts/correlations"), help="folder of the answers")
+    parser.add_argument("--prompts", default="sentence/train", help="name of a file in prompts (sentence/train)")
+    parser.add_argument("--answer-tokens", type=int, default=32, help="longest answer (32)")
     parser.add_argument("--samples", type=int, default=4, help="answers per prompt (4)")
     parser.add_argument("--markdown", action="store_true", help="print a Markdown table")
     arguments = parser.parse_args()
 
     n = len(BUILT_IN)
-    prompts = read_prompts(str(FOLDER / "prompts" / "train.jsonl"))
+    prompts = read_prompts(str(FOLDER / "prompts" / f"{arguments.prompts}.jsonl"))
     base = CheckpointPolicies([embedded_model(arguments.out / "base")], [[1.0 / n] * n], BUILT_IN)
-    settings = EvaluationSettings(samples_per_prompt=arguments.samples, max_new_tokens=24, batch_size=64)
+    settings = EvaluationSettings(
+        samples_per_prompt=arguments.samples, max_new_tokens=arguments.answer_tokens, batch_size=64
+    )
     answers = arguments.out / "answers.parquet"
     evaluate_policies(base, prompts, [load_reward(name) for name in BUILT_IN], settings, samples_path=answers)
     scores_BN = read_scores(answers, BUILT_IN).reshape(-1, n)
