@@ -123,9 +123,9 @@ def _seek(arguments: argparse.Namespace, model: str, rewards: list[Any], names: 
         max_steps=arguments.rollouts * epochs,
         num_iterations=epochs,
         max_completion_length=arguments.answer_tokens,
-        learning_rate=5e-4,
-        critic_learning_rate=1e-3,
-        lr_scheduler_type="constant",
+        learning_rate=1e-3,
+        lr_scheduler_type="linear",
+        lam=0.8,  # the default objectives pay word by word
         kl_coef=0.05,
         seed=arguments.seed,
         logging_steps=1,
