@@ -1,7 +1,7 @@
 """How the offline rewards go together on answers of the base model: their correlation over all training prompts.
 
 python -m benchmarks.fronts.correlations --markdown                    # to "Write one short sentence about the sea."
-python -m benchmarks.fronts.correlations --markdown --prompts train    # to "Write about the sea."
+python -m benchmarks.fronts.correlations --markdown --prompts train --answer-tokens 24    # to "Write about the sea."
 """
 
 from __future__ import annotations
