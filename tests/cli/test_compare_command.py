@@ -76,17 +76,17 @@ def parsed(*argv: str) -> argparse.Namespace:
 
 @pytest.mark.parametrize(
     ("name", "policies", "preferences"),
-    [("positivity-plainness", 13, 11), ("positivity-brevity", 13, 11), ("three", 12, 21)],
+    [("positivity-plainness", 9, 11), ("positivity-brevity", 9, 11), ("three", 12, 21)],
 )
 def test_every_plan_is_valid_and_shares_its_policies(
     name: str, policies: int, preferences: int, tmp_path: Path
 ) -> None:
-    """Of a pair: 2 of Rewarded Soups, 6 of Bone Soup, 4 of random matrices, and MORLHF's for (.5, .5)."""
+    """Of a pair: 2 of Rewarded Soups, 6 of Bone Soup, and MORLHF's for (.5, .5)."""
     given = ["--config", str(FOLDER / f"{name}.yml"), "--model", "no/such-model", "--output-dir", str(tmp_path)]
     plan = compare.comparison_from(parsed(*given))
     assert len(plan.mixtures) == policies
     assert len(plan.preferences_KN) == preferences
-    assert plan.steps_per_policy == 40
+    assert plan.steps_per_policy == 16
     assert plan.seeds == [0, 1, 2]
     assert plan.against == "rewarded-soups"
     oracle = next(method for method in plan.methods if method.slug == "morlhf")
@@ -95,21 +95,26 @@ def test_every_plan_is_valid_and_shares_its_policies(
 
 
 def test_all_plans_train_alike() -> None:
-    plans = [yaml.safe_load((FOLDER / f"{name}.yml").read_text()) for name in ("positivity-plainness", "three")]
-    plans.append(yaml.safe_load((FOLDER / "positivity-brevity.yml").read_text()))
-    selection = yaml.safe_load((FOLDER / "dominance.yml").read_text())
-    assert plans[0]["set"] == plans[1]["set"] == plans[2]["set"]
-    assert {**plans[0]["set"], "seed": 0} == selection["set"]
-    assert plans[0]["lora_r"] == plans[1]["lora_r"] == selection["lora_r"]
+    """Where brevity is an objective, answers may be longer, so that some of the base's end."""
+    plan, brief, three, selection = (
+        yaml.safe_load((FOLDER / f"{name}.yml").read_text())
+        for name in ("positivity-plainness", "positivity-brevity", "three", "dominance")
+    )
+    assert {**plan["set"], "max_completion_length": 32} == brief["set"] == three["set"]
+    assert {**plan["set"], "seed": 0} == selection["set"]
+    assert plan["lora_r"] == brief["lora_r"] == three["lora_r"] == selection["lora_r"]
 
 
 def test_no_prompt_is_both_trained_on_and_measured() -> None:
     sets = {
         name: (FOLDER / "prompts" / f"{name}.jsonl").read_text().splitlines()
-        for name in ("train", "validation", "test")
+        for name in ("train", "validation", "test", "sentence/train", "sentence/test")
     }
-    assert {name: len(set(lines)) for name, lines in sets.items()} == {"train": 64, "validation": 32, "test": 64}
-    assert len({line for lines in sets.values() for line in lines}) == 160
+    train, validation, test, sentence_train, sentence_test = (set(lines) for lines in sets.values())
+    assert [len(lines) for lines in (train, validation, test)] == [64, 32, 64]
+    assert len(train | validation | test) == 160
+    for lines, sentences in ((train, sentence_train), (test, sentence_test)):
+        assert {line.replace("Write about", "Write one short sentence about") for line in lines} == sentences
 
 
 @pytest.mark.parametrize(
