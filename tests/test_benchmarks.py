@@ -93,8 +93,14 @@ def test_the_readme_of_fronts_shows_the_results_that_are_kept():
 
 
 def test_the_benchmark_of_credit_trains_each_way(tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch) -> None:
-    from benchmarks.fronts.credit import main
+    from benchmarks.fronts.credit import at_the_end, main
     from tiny import save_tiny
+
+    from trl_bonesoup.rewards.offline import positivity
+
+    (dense,), (total,) = positivity(["I am happy"]), at_the_end(positivity)(["I am happy"])
+    assert (total, type(total)) == (dense, float)
+    assert len(dense.segments) == 3
 
     model = save_tiny(tmp_path / "model")
     options = ["--out", str(tmp_path / "out"), "--model", str(model), "--rollouts", "1", "--seeds", "0", "--markdown"]

@@ -21,6 +21,7 @@ USUAL_SYLLABLES = 1.45
 """Of an English word, about: shorter ones are paid and longer ones pay, so that a part says nothing of what follows."""
 
 _WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)*")
+_TOKEN = re.compile(r"\S+")
 _SENTENCE_END = re.compile(r"[.!?]+(?:\s|$)")
 
 
@@ -36,7 +37,7 @@ def positivity(completions: list, **columns: Any) -> list[float]:
 
 
 def _sentiment(text: str) -> float:
-    ends = _ends(re.compile(r"\S+"), text)
+    ends = _ends(_TOKEN, text)
     if not ends:
         return 0.0
     analyzer = _vader()
