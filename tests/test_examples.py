@@ -9,8 +9,8 @@ from tiny import save_tiny
 
 from mergekit_bonesoup.check import check_configuration
 from trl_bonesoup import MultiRewardPPOConfig
-from trl_bonesoup.cli.options import parse_rewards, read_prompts
 from trl_bonesoup.cli.seek import training_settings
+from trl_bonesoup.cli.text_forms import parse_rewards, read_prompts
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 

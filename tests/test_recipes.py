@@ -13,7 +13,9 @@ from loopback_hub import LoopbackHub
 
 from trl_bonesoup import Front, MultiRewardPPOConfig, SoupManifest
 from trl_bonesoup import cli as commands
-from trl_bonesoup.cli import main, options, seek
+from trl_bonesoup.cli import main, seek
+from trl_bonesoup.cli.settings_file import apply_config
+from trl_bonesoup.cli.text_forms import parse_rewards
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 SMOKE = runpy.run_path(str(EXAMPLES / "smoke.py"))
@@ -25,7 +27,7 @@ def parsed(*argv: str) -> argparse.Namespace:
     parser = argparse.ArgumentParser()
     subparsers = parser.add_subparsers()
     seek.add_parser(subparsers)
-    return options.apply_config(parser, subparsers.choices, ["seek", *argv])
+    return apply_config(parser, subparsers.choices, ["seek", *argv])
 
 
 def recipe(name: str, *argv: str) -> argparse.Namespace:
@@ -55,7 +57,7 @@ def test_the_tasks_of_the_published_code(name: str, rewards: dict[str, str], tok
     assert args.steps_per_rollout == 4 * 64
     assert (args.learning_rate, args.temperature, args.kl_coef, args.kl_target) == (1e-5, 0.7, 0.2, 3.0)
     assert args.max_completion_length == tokens
-    functions, names = options.parse_rewards(arguments.reward)
+    functions, names = parse_rewards(arguments.reward)
     assert dict(zip(names, (function.__name__ for function in functions), strict=True)) == rewards
 
 
@@ -67,7 +69,7 @@ def test_long_form_qa(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert args.steps_per_rollout == 4
     assert args.max_steps * args.generation_batch_size * 2 / args.steps_per_rollout == 80_000
     monkeypatch.syspath_prepend(str(EXAMPLES / "long_form_qa"))
-    rewards, names = options.parse_rewards(arguments.reward)
+    rewards, names = parse_rewards(arguments.reward)
     assert names == ["factuality", "relevance", "completeness"]
     assert [reward.__name__ for reward in rewards] == names
 
@@ -77,7 +79,7 @@ def test_a_small_instruct_model(tmp_path: Path) -> None:
     args = config(arguments, tmp_path)
     assert arguments.chat
     assert (args.use_vllm, args.vllm_mode) == (True, "colocate")
-    assert [reward.__name__ for reward in options.parse_rewards(arguments.reward)[0]] == ["helpful", "plainness"]
+    assert [reward.__name__ for reward in parse_rewards(arguments.reward)[0]] == ["helpful", "plainness"]
     # The budget: rollouts of 64, gone through 4 times in steps of 16
     assert (args.generation_batch_size, args.steps_per_rollout, args.max_steps) == (64, 16, 1600)
     assert args.vllm_max_model_length > 512 + 256

@@ -13,7 +13,7 @@ import numpy as np
 from benchmarks.report import machine, table
 
 from trl_bonesoup.cli.demo_model import embedded_model
-from trl_bonesoup.cli.options import read_prompts
+from trl_bonesoup.cli.text_forms import read_prompts
 from trl_bonesoup.front.checkpoints import CheckpointPolicies
 from trl_bonesoup.front.evaluate import evaluate_policies
 from trl_bonesoup.front.scores import read_scores

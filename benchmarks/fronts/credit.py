@@ -22,7 +22,7 @@ from peft import LoraConfig
 
 from trl_bonesoup import MultiRewardPPOConfig
 from trl_bonesoup.cli.demo_model import embedded_model
-from trl_bonesoup.cli.options import read_prompts
+from trl_bonesoup.cli.text_forms import read_prompts
 from trl_bonesoup.rewards.spec import load_reward
 from trl_bonesoup.training.policies import train_policies
 

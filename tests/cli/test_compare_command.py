@@ -8,7 +8,8 @@ import pytest
 import yaml
 
 from trl_bonesoup import BoneSoup
-from trl_bonesoup.cli import compare, main, options
+from trl_bonesoup.cli import compare, main
+from trl_bonesoup.cli.settings_file import apply_config
 from trl_bonesoup.front import results
 
 ROOT = Path(__file__).parents[2]
@@ -71,7 +72,7 @@ def parsed(*argv: str) -> argparse.Namespace:
     parser = argparse.ArgumentParser()
     subparsers = parser.add_subparsers()
     compare.add_parser(subparsers)
-    return options.apply_config(parser, subparsers.choices, ["compare", *argv])
+    return apply_config(parser, subparsers.choices, ["compare", *argv])
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,9 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from trl_bonesoup.cli import options, sweep
+from trl_bonesoup.cli import sweep
+from trl_bonesoup.cli.settings_file import apply_config
+from trl_bonesoup.cli.text_forms import parse_extrapolation, parse_preference
 from trl_bonesoup.errors import BoneSoupError, ConfigurationError, WeightsError
 from trl_bonesoup.manifest import SoupManifest
 from trl_bonesoup.rewards.spec import load_reward
@@ -42,7 +44,7 @@ VALUES = st.recursive(
 @example([[1, 0, 0], [0, 1, 0]])
 def test_a_preference_is_a_point_of_the_simplex_or_an_error_of_ours(value: Any) -> None:
     try:
-        mu_N = options.parse_preference(value, MANIFEST)
+        mu_N = parse_preference(value, MANIFEST)
     except (WeightsError, ConfigurationError):
         return
     assert mu_N.shape[-1:] == (3,)
@@ -58,7 +60,7 @@ def test_a_preference_is_a_point_of_the_simplex_or_an_error_of_ours(value: Any) 
 @example({"a": 1})
 def test_an_extrapolation_is_numbers_or_an_error_of_ours(value: Any) -> None:
     try:
-        alphas = options.parse_extrapolation(value)
+        alphas = parse_extrapolation(value)
         MANIFEST.coefficients([0.5, 0.25, 0.25], alphas)
     except (WeightsError, ConfigurationError):
         return
@@ -117,6 +119,6 @@ def test_settings_are_arguments_or_an_error_of_ours(command: Any, tmp_path: Path
     file = tmp_path / "settings.yml"
     file.write_bytes(content if isinstance(content, bytes) else yaml.safe_dump(content).encode())
     try:
-        options.apply_config(*command, ["sweep", "SOUP", "OUT", "--config", str(file)])
+        apply_config(*command, ["sweep", "SOUP", "OUT", "--config", str(file)])
     except BoneSoupError:
         return

@@ -68,7 +68,8 @@ def front_json(content: bytes) -> None:
 
 def settings_yaml(content: bytes) -> None:
     """Arguments of `bonesoup sweep`, or ConfigurationError."""
-    from trl_bonesoup.cli import options, sweep
+    from trl_bonesoup.cli import sweep
+    from trl_bonesoup.cli.settings_file import apply_config
     from trl_bonesoup.errors import ConfigurationError
 
     parser = argparse.ArgumentParser()
@@ -77,12 +78,12 @@ def settings_yaml(content: bytes) -> None:
     file = _FOLDER / "settings.yml"
     file.write_bytes(content)
     with contextlib.suppress(ConfigurationError):
-        options.apply_config(parser, commands.choices, ["sweep", "SOUP", "OUT", "--config", str(file)])
+        apply_config(parser, commands.choices, ["sweep", "SOUP", "OUT", "--config", str(file)])
 
 
 def preference(content: bytes) -> None:
     """A point of the simplex, or an error of ours."""
-    from trl_bonesoup.cli.options import parse_preference
+    from trl_bonesoup.cli.text_forms import parse_preference
     from trl_bonesoup.errors import ConfigurationError, WeightsError
     from trl_bonesoup.manifest import SoupManifest
 

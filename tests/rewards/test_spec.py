@@ -8,7 +8,7 @@ from types import ModuleType
 
 import pytest
 
-from trl_bonesoup.cli.options import parse_rewards
+from trl_bonesoup.cli.text_forms import parse_rewards
 from trl_bonesoup.errors import ConfigurationError
 from trl_bonesoup.rewards.classifier import ClassifierReward
 from trl_bonesoup.rewards.judge import ScalarJudge

@@ -30,8 +30,8 @@ from trl_bonesoup.cli import (
     sweep,
     to_full,
 )
-from trl_bonesoup.cli.options import apply_config
 from trl_bonesoup.cli.parsing import CommandParser
+from trl_bonesoup.cli.settings_file import apply_config
 from trl_bonesoup.errors import BoneSoupError
 
 _COMMANDS = (

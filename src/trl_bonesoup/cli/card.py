@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from trl_bonesoup.cli import options
+from trl_bonesoup.cli.settings_file import Repeat, new_parser
+from trl_bonesoup.cli.text_forms import parse_extrapolation, parse_preference
 from trl_bonesoup.errors import ConfigurationError
 
 _EPILOG = """\
@@ -19,7 +21,7 @@ examples:
 
 def add_parser(subparsers: Any) -> None:
     """Describe the command."""
-    parser = options.new_parser(
+    parser = new_parser(
         subparsers, "card", run, "Write the model card of a soup that was saved, or of its whole family.", _EPILOG
     )
     options.add_soup(parser)
@@ -30,7 +32,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--front", metavar="FILE", help="front.json with measured rewards")
     parser.add_argument(
         "--compare",
-        action=options.Repeat,
+        action=Repeat,
         metavar="NAME=FILE",
         help="front.json of another method, measured on the same prompts with the same settings; may be repeated",
     )
@@ -69,8 +71,8 @@ def run(arguments: argparse.Namespace) -> None:
         path = describe_soup(
             source,
             folder,
-            options.parse_preference(arguments.preference, source.manifest),
-            options.parse_extrapolation(arguments.extrapolation),
+            parse_preference(arguments.preference, source.manifest),
+            parse_extrapolation(arguments.extrapolation),
             full=not (folder / "adapter_config.json").is_file(),
             front=front,
             compared=compared,

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 from trl_bonesoup.cli import options, seek
 from trl_bonesoup.cli.demo_model import model_or_embedded
 from trl_bonesoup.cli.progress import show_progress_in_words
+from trl_bonesoup.cli.settings_file import new_parser
+from trl_bonesoup.cli.text_forms import parse_rewards
 from trl_bonesoup.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -50,7 +52,7 @@ _NEEDED = ("model", "reward", "prompts", "test_prompts", "methods")
 
 def add_parser(subparsers: Any) -> None:
     """Describe the command."""
-    parser = options.new_parser(
+    parser = new_parser(
         subparsers, "compare", run, "Compare Bone Soup with other methods, trained and measured alike.", _EPILOG
     )
     seek.add_training(parser)
@@ -91,7 +93,7 @@ def comparison_from(arguments: argparse.Namespace) -> Comparison:
     missing = [f"--{name.replace('_', '-')}" for name in _NEEDED if not getattr(arguments, name)]
     if missing:
         raise ConfigurationError(f"{', '.join(missing)} missing: give it in the --config file or as a flag.")
-    rewards, names = options.parse_rewards(arguments.reward)
+    rewards, names = parse_rewards(arguments.reward)
     train = options.prompts_from(arguments)
     test = options.prompts_from(argparse.Namespace(**{**vars(arguments), "prompts": arguments.test_prompts}))
     args = seek.training_args(arguments)

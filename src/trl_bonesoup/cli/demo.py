@@ -13,9 +13,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-from trl_bonesoup.cli import options
 from trl_bonesoup.cli.demo_model import EMBEDDED, embedded_model
 from trl_bonesoup.cli.demo_prompts import TEST_TOPICS, TRAINING_TOPICS, conversations
+from trl_bonesoup.cli.settings_file import Repeat, new_parser
+from trl_bonesoup.cli.text_forms import parse_rewards
 from trl_bonesoup.errors import BoneSoupError, ConfigurationError
 
 _EPILOG = """\
@@ -31,11 +32,11 @@ Three objectives (66 soups):     bonesoup demo --objective positivity --objectiv
 
 def add_parser(subparsers: Any) -> None:
     """Describe the command."""
-    parser = options.new_parser(subparsers, "demo", run, "The whole method on a small real model, offline.", _EPILOG)
+    parser = new_parser(subparsers, "demo", run, "The whole method on a small real model, offline.", _EPILOG)
     parser.add_argument("--out", metavar="DIR", default="bonesoup-demo", help="folder of the run (bonesoup-demo)")
     parser.add_argument(
         "--objective",
-        action=options.Repeat,
+        action=Repeat,
         metavar="SPEC",
         help="reward function, once per objective (default: positivity and plainness); see `bonesoup seek --help`",
     )
@@ -53,7 +54,7 @@ def add_parser(subparsers: Any) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Run every stage that is not finished yet."""
     started = time.monotonic()
-    rewards, names = options.parse_rewards(arguments.objective or ["positivity", "plainness"])
+    rewards, names = parse_rewards(arguments.objective or ["positivity", "plainness"])
     if len(names) < 2:
         raise ConfigurationError(f"The demo needs at least two --objective; got {names}.")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

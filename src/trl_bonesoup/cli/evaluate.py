@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from trl_bonesoup.cli import options
+from trl_bonesoup.cli.settings_file import Repeat, new_parser
+from trl_bonesoup.cli.text_forms import parse_extrapolation, parse_rewards, read_preference
 from trl_bonesoup.errors import ConfigurationError
 
 _METHODS = ("soup", "aba", "mod", "mod-coefficients")
@@ -30,7 +32,7 @@ again; a front of other prompts, models, rewards or settings is replaced only wi
 
 def add_parser(subparsers: Any) -> None:
     """Describe the command."""
-    parser = options.new_parser(
+    parser = new_parser(
         subparsers, "evaluate", run, "Measure rewards over a grid of preferences: of a soup, or of any models.", _EPILOG
     )
     options.add_soup(parser, required=False)
@@ -57,14 +59,12 @@ def add_parser(subparsers: Any) -> None:
 def _add_policies(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--policy",
-        action=options.Repeat,
+        action=Repeat,
         metavar="MODEL@MU",
         help="instead of a soup, one model for each preference: a folder or Hub id of a checkpoint or adapter (or a "
         "name that the endpoint knows), @, and the preference that it is for; may be repeated",
     )
-    parser.add_argument(
-        "--marker", action=options.Repeat, metavar="LABEL=MODEL", help="with --policy: a model to compare with"
-    )
+    parser.add_argument("--marker", action=Repeat, metavar="LABEL=MODEL", help="with --policy: a model to compare with")
     parser.add_argument("--endpoint", metavar="URL", help="with --policy: ask this OpenAI-compatible endpoint")
     parser.add_argument("--api-key-env", metavar="NAME", help="environment variable with the endpoint's key")
     parser.add_argument("--concurrency", type=int, metavar="N", default=8, help="requests under way at once (8)")
@@ -115,10 +115,10 @@ def metrics_text(front: Any) -> str:
 def _of_soup(arguments: argparse.Namespace) -> tuple[Any, list[Any], list[str]]:
     source = options.soup_of(arguments)
     preferences = options.parse_grid(arguments, source.manifest)
-    extrapolation = options.parse_extrapolation(arguments.extrapolation)
+    extrapolation = parse_extrapolation(arguments.extrapolation)
     if arguments.method.startswith("mod") and extrapolation != 0.0:
         raise ConfigurationError("--extrapolation goes with merging; --method mod mixes logits and has none.")
-    rewards, names = options.parse_rewards(
+    rewards, names = parse_rewards(
         arguments.reward or recorded_rewards(source.manifest), source.manifest.objective_names
     )
 
@@ -141,9 +141,9 @@ def _of_models(arguments: argparse.Namespace) -> tuple[Any, list[Any], list[str]
         raise ConfigurationError("--policy needs --reward, once for each objective, in the order of the preferences.")
     if arguments.method != "soup":
         raise ConfigurationError(f"--method {arguments.method} goes with a soup, not with --policy.")
-    rewards, names = options.parse_rewards(arguments.reward)
+    rewards, names = parse_rewards(arguments.reward)
     pairs = [_split(text, "@", "MODEL@MU", "--policy") for text in arguments.policy]
-    models, preferences = [model for model, _ in pairs], [options.read_preference(mu) for _, mu in pairs]
+    models, preferences = [model for model, _ in pairs], [read_preference(mu) for _, mu in pairs]
     markers = dict(_split(text, "=", "LABEL=MODEL", "--marker") for text in arguments.marker or ())
     if arguments.endpoint is None:
         from trl_bonesoup.front.checkpoints import CheckpointPolicies

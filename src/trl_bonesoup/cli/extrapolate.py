@@ -8,6 +8,8 @@ from typing import Any
 
 from trl_bonesoup.cli import options
 from trl_bonesoup.cli.evaluate import recorded_rewards
+from trl_bonesoup.cli.settings_file import new_parser
+from trl_bonesoup.cli.text_forms import parse_extrapolation, parse_rewards
 
 _EPILOG = """\
 Extrapolation merges λ = B⁻¹(k∘μ) with k = 1/(1-α), so that the soup goes on in the direction that
@@ -25,7 +27,7 @@ same command again to continue after an interruption.
 
 def add_parser(subparsers: Any) -> None:
     """Describe the command."""
-    parser = options.new_parser(
+    parser = new_parser(
         subparsers, "extrapolate", run, "Choose the extrapolation α of a soup on validation prompts.", _EPILOG
     )
     options.add_soup(parser)
@@ -46,14 +48,14 @@ def add_parser(subparsers: Any) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Search, then print what was found."""
     source = options.soup_of(arguments)
-    rewards, names = options.parse_rewards(
+    rewards, names = parse_rewards(
         arguments.reward or recorded_rewards(source.manifest), source.manifest.objective_names
     )
     validation = options.prompts_from(arguments)
     test = None
     if arguments.test_prompts:
         test = options.prompts_from(argparse.Namespace(**{**vars(arguments), "prompts": arguments.test_prompts}))
-    alphas = options.parse_extrapolation(arguments.alphas)
+    alphas = parse_extrapolation(arguments.alphas)
 
     from trl_bonesoup.front.extrapolation import RECORD, search_extrapolation
     from trl_bonesoup.soup.lora import BoneSoup

@@ -7,8 +7,9 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trl_bonesoup.cli import options
 from trl_bonesoup.cli.seek import combination_weights
+from trl_bonesoup.cli.settings_file import Repeat, new_parser
+from trl_bonesoup.cli.text_forms import read_preference
 from trl_bonesoup.errors import ConfigurationError, ManifestError
 from trl_bonesoup.manifest import FILE_NAME, SoupManifest
 
@@ -31,12 +32,12 @@ _VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 
 def add_parser(subparsers: Any) -> None:
     """Describe the command."""
-    parser = options.new_parser(
+    parser = new_parser(
         subparsers, "manifest", run, "Write the soup.json of models that were trained elsewhere.", _EPILOG
     )
     parser.add_argument("soup", metavar="SOUP", help="folder of soup.json, which is made if it is not there")
     parser.add_argument(
-        "--backbone", action=options.Repeat, metavar="NAME=MODEL", help="an adapter or a full checkpoint; repeated"
+        "--backbone", action=Repeat, metavar="NAME=MODEL", help="an adapter or a full checkpoint; repeated"
     )
     parser.add_argument(
         "--base-model", metavar="MODEL", help="what all started from; by default what the adapters name"
@@ -50,7 +51,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--combination-weights", metavar="JSON", help="a whole matrix B, such as [[0.8,0.3],[0.2,0.7]]")
     parser.add_argument(
         "--preset",
-        action=options.Repeat,
+        action=Repeat,
         metavar="NAME=MU",
         help="a preference with a name: cautious=friendly=0.2,concise=0.8; may be repeated",
     )
@@ -60,7 +61,7 @@ def add_parser(subparsers: Any) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Write, add to or list a soup.json."""
     presets = _by_name("--preset", "NAME=PREFERENCE", arguments.preset)
-    presets = {name: options.read_preference(preference) for name, preference in presets.items()}
+    presets = {name: read_preference(preference) for name, preference in presets.items()}
     if arguments.backbone:
         _assemble(arguments, presets)
         return

@@ -6,6 +6,8 @@ import argparse
 from typing import Any
 
 from trl_bonesoup.cli import options
+from trl_bonesoup.cli.settings_file import new_parser
+from trl_bonesoup.cli.text_forms import parse_extrapolation, parse_preference
 
 _EPILOG = """\
 examples:
@@ -18,7 +20,7 @@ examples:
 
 def add_parser(subparsers: Any) -> None:
     """Describe the command."""
-    parser = options.new_parser(subparsers, "merge", run, "Write the soup of one preference, with its card.", _EPILOG)
+    parser = new_parser(subparsers, "merge", run, "Write the soup of one preference, with its card.", _EPILOG)
     options.add_soup(parser)
     parser.add_argument("out", metavar="OUT", nargs="?", help="folder to write; it appears complete or not at all")
     options.add_preference(parser, required=True)
@@ -40,8 +42,8 @@ def run(arguments: argparse.Namespace) -> None:
     from trl_bonesoup.soup.recipe import mergekit_yaml
 
     source = options.soup_of(arguments)
-    preference = options.parse_preference(arguments.preference, source.manifest)
-    extrapolation = options.parse_extrapolation(arguments.extrapolation)
+    preference = parse_preference(arguments.preference, source.manifest)
+    extrapolation = parse_extrapolation(arguments.extrapolation)
     if arguments.print_yaml:
         source.fetch()
         print(mergekit_yaml(source.manifest, source.folder, preference, extrapolation, arguments.dtype), end="")

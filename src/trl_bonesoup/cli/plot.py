@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from trl_bonesoup.cli import options
+from trl_bonesoup.cli.settings_file import new_parser
 from trl_bonesoup.errors import ConfigurationError
 
 _EPILOG = """\
@@ -28,7 +28,7 @@ _KINDS = ("front", "preference", "controllability", "3d", "ternary", "training")
 
 def add_parser(subparsers: Any) -> None:
     """Describe the command."""
-    parser = options.new_parser(
+    parser = new_parser(
         subparsers, "plot", run, "Draw fronts that `bonesoup evaluate` measured, or training curves.", _EPILOG
     )
     parser.add_argument(

@@ -6,7 +6,7 @@ import argparse
 import json
 from typing import Any
 
-from trl_bonesoup.cli import options
+from trl_bonesoup.cli.settings_file import new_parser
 from trl_bonesoup.errors import ConfigurationError
 
 _EPILOG = """\
@@ -33,7 +33,7 @@ first item of a list. `one_per: "{id}"` keeps the first row with each id.
 
 def add_parser(subparsers: Any) -> None:
     """Describe the command."""
-    parser = options.new_parser(
+    parser = new_parser(
         subparsers, "prepare", run, "Write prompts (and answers, for fine-tuning) out of a public data set.", _EPILOG
     )
     parser.add_argument("--source", metavar="SOURCE", help="data set of the files that name none")

@@ -6,6 +6,8 @@ import argparse
 from typing import Any
 
 from trl_bonesoup.cli import options
+from trl_bonesoup.cli.settings_file import Repeat, new_parser
+from trl_bonesoup.cli.text_forms import parse_extrapolation
 
 _EPILOG = """\
 Log in first with `hf auth login`, or set HF_TOKEN. Then look at what would be sent, and send it:
@@ -31,11 +33,11 @@ The same command again sends only what is new or changed, also after a failure. 
 
 def add_parser(subparsers: Any) -> None:
     """Describe the command."""
-    parser = options.new_parser(subparsers, "push", run, "Publish a family of soups on the Hub.", _EPILOG)
+    parser = new_parser(subparsers, "push", run, "Publish a family of soups on the Hub.", _EPILOG)
     parser.add_argument("soup", metavar="SOUP", help="folder of soup.json, or id of a soup on the Hub")
     parser.add_argument("--repo", metavar="ID", required=True, help="repository of the family: org/name or user/name")
     parser.add_argument(
-        "--preference", action=options.Repeat, metavar="MU", help="publish the soup of this preference; may be repeated"
+        "--preference", action=Repeat, metavar="MU", help="publish the soup of this preference; may be repeated"
     )
     parser.add_argument("--grid", type=float, metavar="STEP", help="publish all preferences in steps of this")
     parser.add_argument("--sample", type=int, metavar="K", help="publish K preferences, as `bonesoup sweep` draws them")
@@ -66,7 +68,7 @@ def run(arguments: argparse.Namespace) -> None:
         source,
         arguments.repo,
         preferences=options.parse_grid(arguments, source.manifest) if wants_soups else None,
-        extrapolation=options.parse_extrapolation(arguments.extrapolation),
+        extrapolation=parse_extrapolation(arguments.extrapolation),
         full=arguments.full,
         front=arguments.front,
         private=arguments.private or None,

@@ -12,6 +12,8 @@ from typing import Any
 
 from trl_bonesoup.cli import options
 from trl_bonesoup.cli.evaluate import recorded_rewards, reward_specs
+from trl_bonesoup.cli.settings_file import Repeat, new_parser
+from trl_bonesoup.cli.text_forms import parse_rewards
 from trl_bonesoup.errors import BoneSoupError, ConfigurationError
 from trl_bonesoup.manifest import SoupManifest
 
@@ -43,7 +45,7 @@ _TOO_MANY_CUT_OFF = 0.9
 _NEEDED = ("model", "reward", "prompts")
 
 
-class _Add(options.Repeat):
+class _Add(Repeat):
     """Collects training settings: flags come after, and so win over, those of a settings file."""
 
     def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
@@ -53,9 +55,7 @@ class _Add(options.Repeat):
 
 def add_parser(subparsers: Any) -> None:
     """Describe the command."""
-    parser = options.new_parser(
-        subparsers, "seek", run, "Train one backbone per objective and write soup.json.", _EPILOG
-    )
+    parser = new_parser(subparsers, "seek", run, "Train one backbone per objective and write soup.json.", _EPILOG)
     add_training(parser)
     parser.add_argument(
         "--dominance", type=float, metavar="BETA", default=0.7, help="β of the circulant weights (default 0.7)"
@@ -73,7 +73,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "--backbone",
         type=int,
-        action=options.Repeat,
+        action=Repeat,
         metavar="J",
         help="train only this backbone, from 0; may be repeated",
     )
@@ -98,7 +98,7 @@ def add_training(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--lora-target-modules",
-        action=options.Repeat,
+        action=Repeat,
         metavar="NAME",
         help="adapt the modules of this name, such as q_proj (default all linear layers); may be repeated",
     )
@@ -154,7 +154,7 @@ def _gather(arguments: argparse.Namespace) -> None:
 
 def rewards_of(arguments: argparse.Namespace) -> tuple[list[Any], list[str]]:
     """Return the reward functions and the names of the objectives that `add_training`'s options ask for."""
-    rewards, names = options.parse_rewards(arguments.reward)
+    rewards, names = parse_rewards(arguments.reward)
     if len(names) < 2:
         raise ConfigurationError(
             f"--reward is needed at least twice, once for each objective to balance; got {names[0]} alone."

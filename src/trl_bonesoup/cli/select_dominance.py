@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from trl_bonesoup.cli import options, seek
 from trl_bonesoup.cli.demo_model import model_or_embedded
 from trl_bonesoup.cli.progress import show_progress_in_words
+from trl_bonesoup.cli.settings_file import new_parser
 from trl_bonesoup.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ _NEEDED = ("model", "reward", "prompts", "validation_prompts")
 
 def add_parser(subparsers: Any) -> None:
     """Describe the command."""
-    parser = options.new_parser(
+    parser = new_parser(
         subparsers, "select-dominance", run, "Choose β by short trainings, then train the best to the end.", _EPILOG
     )
     seek.add_training(parser)

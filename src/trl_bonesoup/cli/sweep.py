@@ -6,6 +6,8 @@ import argparse
 from typing import Any
 
 from trl_bonesoup.cli import options
+from trl_bonesoup.cli.settings_file import new_parser
+from trl_bonesoup.cli.text_forms import parse_extrapolation
 
 _EPILOG = """\
 examples:
@@ -18,7 +20,7 @@ examples:
 
 def add_parser(subparsers: Any) -> None:
     """Describe the command."""
-    parser = options.new_parser(subparsers, "sweep", run, "Write the soups of many preferences in one pass.", _EPILOG)
+    parser = new_parser(subparsers, "sweep", run, "Write the soups of many preferences in one pass.", _EPILOG)
     options.add_soup(parser)
     parser.add_argument("out", metavar="OUT", help="folder for the soups, one folder each; finished ones are kept")
     options.add_grid(parser)
@@ -42,7 +44,7 @@ def run(arguments: argparse.Namespace) -> None:
         arguments.out,
         options.read_grid(arguments, source.manifest),
         full=arguments.full,
-        extrapolation=options.parse_extrapolation(arguments.extrapolation),
+        extrapolation=parse_extrapolation(arguments.extrapolation),
         rank=arguments.rank,
         dtype=arguments.dtype,
         overwrite=arguments.overwrite,

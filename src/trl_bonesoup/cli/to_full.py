@@ -6,6 +6,7 @@ import argparse
 from typing import Any
 
 from trl_bonesoup.cli import options
+from trl_bonesoup.cli.settings_file import new_parser
 
 _EPILOG = """\
 For adapters that cannot be mixed as they are (DoRA, trained biases, modules_to_save, trainable tokens, PiSSA, ...).
@@ -19,7 +20,7 @@ examples:
 
 def add_parser(subparsers: Any) -> None:
     """Describe the command."""
-    parser = options.new_parser(
+    parser = new_parser(
         subparsers, "to-full", run, "Merge the adapter of each backbone into a full checkpoint.", _EPILOG
     )
     options.add_soup(parser)

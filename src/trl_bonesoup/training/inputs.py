@@ -51,7 +51,19 @@ def training_column(combination_weights: ArrayLike | None, backbone: int | None,
     return matrix[:, backbone]
 
 
-def check_normalization(args: MultiRewardPPOConfig, n: int) -> None:
+def check_training(dataset: Any, args: MultiRewardPPOConfig, n: int) -> None:
+    """Check what a training on n objectives is given, before anything is loaded or written.
+
+    Raises:
+        ConfigurationError: for fixed score statistics or a data set that it cannot use.
+        DependencyError: if `report_to` names a logger that is not installed.
+    """
+    _check_normalization(args, n)
+    _check_dataset(dataset, args)
+    _check_reports(args)
+
+
+def _check_normalization(args: MultiRewardPPOConfig, n: int) -> None:
     """Raise `ConfigurationError` unless fixed score statistics are usable for n objectives."""
     for setting in ("score_mean", "score_std"):
         values = getattr(args, setting)
@@ -61,7 +73,7 @@ def check_normalization(args: MultiRewardPPOConfig, n: int) -> None:
         raise ConfigurationError(f"Every score_std must be above 0; got {args.score_std}.")
 
 
-def check_reports(args: MultiRewardPPOConfig) -> None:
+def _check_reports(args: MultiRewardPPOConfig) -> None:
     """Raise `DependencyError` if `report_to` names a common logger whose package is not installed."""
     from transformers.integrations import get_available_reporting_integrations
 
@@ -73,7 +85,7 @@ def check_reports(args: MultiRewardPPOConfig) -> None:
         )
 
 
-def check_dataset(dataset: Any, args: MultiRewardPPOConfig) -> None:
+def _check_dataset(dataset: Any, args: MultiRewardPPOConfig) -> None:
     """Raise `ConfigurationError` for no data set, one without prompts, or with too few for a single rollout batch."""
     if dataset is None:
         return  # GRPOTrainer says so where it needs one

@@ -20,7 +20,7 @@ from trl_bonesoup.manifest import SoupManifest
 from trl_bonesoup.rewards.protocol import objective_names as distinct_names
 from trl_bonesoup.training.backbone import check_found, check_models, train_backbones
 from trl_bonesoup.training.config import MultiRewardPPOConfig
-from trl_bonesoup.training.inputs import check_dataset, check_normalization, check_reports
+from trl_bonesoup.training.inputs import check_training
 from trl_bonesoup.training.request import seek_request
 from trl_bonesoup.training.run import Run, on_main_process
 from trl_bonesoup.weights import FloatArray, check_column
@@ -112,9 +112,7 @@ def train_policies(
         )
     distinct = {mixture_name(mixture_N): mixture_N for mixture_N in (check_column(m, len(names)) for m in mixtures)}
     check_models(model, value_model, args)
-    check_normalization(args, len(names))
-    check_dataset(train_dataset, args)
-    check_reports(args)
+    check_training(train_dataset, args, len(names))
     request = seek_request(model, reward_funcs, names, None, args, train_dataset, peft_config, value_model)
     check_found(model, args)
     run = on_main_process(args.distributed_state, lambda: PolicyRun.open(Path(args.output_dir), request))

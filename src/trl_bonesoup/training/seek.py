@@ -20,7 +20,7 @@ from trl_bonesoup.manifest import SoupManifest
 from trl_bonesoup.rewards.protocol import objective_names as distinct_names
 from trl_bonesoup.training.backbone import check_found, check_models, check_stop, train_backbones
 from trl_bonesoup.training.config import MultiRewardPPOConfig
-from trl_bonesoup.training.inputs import check_dataset, check_normalization, check_reports
+from trl_bonesoup.training.inputs import check_training
 from trl_bonesoup.training.request import seek_request
 from trl_bonesoup.training.run import Run, on_main_process
 from trl_bonesoup.training.saved_run import RECORD, earlier_soup
@@ -91,9 +91,7 @@ def seek(
     wanted = _wanted(backbones, len(names))
     check_models(model, value_model, args)
     check_stop(stop_after, args)
-    check_normalization(args, len(names))
-    check_dataset(train_dataset, args)
-    check_reports(args)
+    check_training(train_dataset, args, len(names))
     state = args.distributed_state
     request = seek_request(model, reward_funcs, names, weights, args, train_dataset, peft_config, value_model)
     check_found(model, args)

@@ -49,11 +49,9 @@ from trl_bonesoup.training.gae import (
 )
 from trl_bonesoup.training.guard import CheckWeights, Guarded
 from trl_bonesoup.training.inputs import (
-    check_dataset,
     check_model,
-    check_normalization,
     check_prompts,
-    check_reports,
+    check_training,
     context_length,
     fit_prompts,
     training_column,
@@ -135,9 +133,7 @@ class MultiRewardPPOTrainer(Publishing, Guarded, CriticForward):
         args = args if args is not None else MultiRewardPPOConfig(output_dir=f"{_last_part(model)}-PPO")
         if not isinstance(args, MultiRewardPPOConfig):
             raise ConfigurationError(f"args must be a MultiRewardPPOConfig; got {type(args).__name__}.")
-        check_normalization(args, len(reward_funcs))
-        check_dataset(train_dataset, args)
-        check_reports(args)
+        check_training(train_dataset, args, len(reward_funcs))
         check_value_model(value_model)
         check_publishing(args)
 
