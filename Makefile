@@ -13,7 +13,7 @@ DEMO_ARGS  ?=
 BENCH_ARGS ?=
 FUZZ_ARGS  ?=
 STRESS_ARGS ?=
-FRONT_PLANS := positivity-plainness positivity-brevity three
+FRONT_PLANS := positivity-plainness positivity-neutrality three
 PYTEST_ARGS ?=
 
 UPSTREAM     := .venv-upstream

@@ -1,7 +1,6 @@
 """How the offline rewards go together on answers of the base model: their correlation over all training prompts.
 
-python -m benchmarks.fronts.correlations --markdown                    # to "Write one short sentence about the sea."
-python -m benchmarks.fronts.correlations --markdown --prompts train --answer-tokens 24    # to "Write about the sea."
+python -m benchmarks.fronts.correlations --markdown
 """
 
 from __future__ import annotations
@@ -26,14 +25,13 @@ FOLDER = Path(__file__).parent
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("runs/fronts/correlations"), help="folder of the answers")
-    parser.add_argument("--prompts", default="sentence/train", help="name of a file in prompts (sentence/train)")
-    parser.add_argument("--answer-tokens", type=int, default=32, help="longest answer (32)")
+    parser.add_argument("--answer-tokens", type=int, default=24, help="longest answer (24, as in the plans)")
     parser.add_argument("--samples", type=int, default=4, help="answers per prompt (4)")
     parser.add_argument("--markdown", action="store_true", help="print a Markdown table")
     arguments = parser.parse_args()
 
     n = len(BUILT_IN)
-    prompts = read_prompts(str(FOLDER / "prompts" / f"{arguments.prompts}.jsonl"))
+    prompts = read_prompts(str(FOLDER / "prompts" / "train.jsonl"))
     base = CheckpointPolicies([embedded_model(arguments.out / "base")], [[1.0 / n] * n], BUILT_IN)
     settings = EvaluationSettings(
         samples_per_prompt=arguments.samples, max_new_tokens=arguments.answer_tokens, batch_size=64

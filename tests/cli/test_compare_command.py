@@ -77,7 +77,7 @@ def parsed(*argv: str) -> argparse.Namespace:
 
 @pytest.mark.parametrize(
     ("name", "policies", "preferences"),
-    [("positivity-plainness", 9, 11), ("positivity-brevity", 9, 11), ("three", 12, 21)],
+    [("positivity-plainness", 9, 11), ("positivity-neutrality", 9, 11), ("three", 12, 21)],
 )
 def test_every_plan_is_valid_and_shares_its_policies(
     name: str, policies: int, preferences: int, tmp_path: Path
@@ -96,26 +96,23 @@ def test_every_plan_is_valid_and_shares_its_policies(
 
 
 def test_all_plans_train_alike() -> None:
-    """Where brevity is an objective, answers may be longer, so that some of the base's end."""
-    plan, brief, three, selection = (
+    plan, neutral, three, selection = (
         yaml.safe_load((FOLDER / f"{name}.yml").read_text())
-        for name in ("positivity-plainness", "positivity-brevity", "three", "dominance")
+        for name in ("positivity-plainness", "positivity-neutrality", "three", "dominance")
     )
-    assert {**plan["set"], "max_completion_length": 32} == brief["set"] == three["set"]
+    assert plan["set"] == neutral["set"] == three["set"]
     assert {**plan["set"], "seed": 0} == selection["set"]
-    assert plan["lora_r"] == brief["lora_r"] == three["lora_r"] == selection["lora_r"]
+    assert plan["lora_r"] == neutral["lora_r"] == three["lora_r"] == selection["lora_r"]
 
 
 def test_no_prompt_is_both_trained_on_and_measured() -> None:
     sets = {
         name: (FOLDER / "prompts" / f"{name}.jsonl").read_text().splitlines()
-        for name in ("train", "validation", "test", "sentence/train", "sentence/test")
+        for name in ("train", "validation", "test")
     }
-    train, validation, test, sentence_train, sentence_test = (set(lines) for lines in sets.values())
+    train, validation, test = (set(lines) for lines in sets.values())
     assert [len(lines) for lines in (train, validation, test)] == [64, 32, 64]
     assert len(train | validation | test) == 160
-    for lines, sentences in ((train, sentence_train), (test, sentence_test)):
-        assert {line.replace("Write about", "Write one short sentence about") for line in lines} == sentences
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 import pytest
 from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
 
-from trl_bonesoup.rewards.offline import MOST_PARTS, brevity, plainness, positivity
+from trl_bonesoup.rewards.offline import MOST_PARTS, brevity, neutrality, plainness, positivity
 
 LONG = "The cat is happy about a wonderful, terrible thing: it's extraordinary! " * 40
 
@@ -14,6 +14,21 @@ def test_positivity_orders_by_sentiment_and_reads_conversations() -> None:
     assert bad < -0.5
     assert neutral == 0.0
     assert positivity([[{"role": "assistant", "content": "What a wonderful, happy day!"}]]) == [good]
+
+
+def test_neutrality_is_the_share_that_carries_no_sentiment() -> None:
+    happy = 2.7 + 1  # its valence in VADER's lexicon; a word without one counts 1
+    scores = neutrality(["The table is wide.", "I am happy.", "happy"])
+    assert scores == pytest.approx([1.0, 2 / (2 + happy), 0.0], abs=0.0005)  # VADER rounds to 3 digits
+    good, bad = neutrality(["What a wonderful, happy day!", "A horrible, sad failure."])
+    assert max(good, bad) < 0.3
+    assert neutrality(["...", ""]) == [None, None]
+
+
+def test_neutrality_is_paid_by_the_words_that_change_it_and_the_rest_at_the_end() -> None:
+    (score,) = neutrality(["I am happy. "])
+    assert [end for end, _ in score.segments] == [1, 4, 11, 12]
+    assert [part for _, part in score.segments] == pytest.approx([0, 0, 2 / 5.7 - 1, 1], abs=0.0005)
 
 
 def test_brevity_counts_words() -> None:
@@ -57,12 +72,14 @@ def test_plainness_is_paid_by_syllables_and_the_rest_at_the_end() -> None:
     assert rest == (25, pytest.approx(206.835 - 1.015 * 3 - 84.6 * 1.45))
 
 
-@pytest.mark.parametrize("scorer", [positivity, plainness])
+@pytest.mark.parametrize("scorer", [positivity, neutrality, plainness])
 def test_long_texts_are_paid_by_several_words_at_a_time(scorer) -> None:
     (score,) = scorer([LONG])
     assert 1 < len(score.segments) <= MOST_PARTS + 1
+    vader = SentimentIntensityAnalyzer().polarity_scores(LONG)
     whole = {
-        positivity: SentimentIntensityAnalyzer().polarity_scores(LONG)["compound"],
+        positivity: vader["compound"],
+        neutrality: vader["neu"],
         plainness: 206.835 - 1.015 * 11 - 84.6 * 20 / 11,  # 40 sentences of 11 words with 20 syllables
     }
     assert score == pytest.approx(whole[scorer], abs=1e-9)

@@ -167,7 +167,7 @@ def test_specs_name_functions_both_ways() -> None:
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("honesty", "one of positivity, brevity, plainness, or module:attribute"),
+        ("honesty", "one of positivity, neutrality, plainness, brevity, or module:attribute"),
         ("no_such_module:x", "cannot be imported"),
         ("math:no_such_name", "not a callable"),
         ("math:pi", "not a callable"),

@@ -26,7 +26,7 @@ prompts (evaluate), draws the front, merges one preference into a full checkpoin
 mergekit-yaml, and writes its model card. Interrupted, it continues when called again.
 
 Longer runs give wider fronts:   bonesoup demo --rollouts 40 --out bonesoup-demo-long
-Three objectives (66 soups):     bonesoup demo --objective positivity --objective plainness --objective brevity
+Three objectives (66 soups):     bonesoup demo --objective positivity --objective plainness --objective neutrality
 """
 
 

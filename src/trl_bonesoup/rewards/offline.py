@@ -42,7 +42,33 @@ def _sentiment(text: str) -> float:
         return 0.0
     analyzer = _vader()
     scores = [0.0, *(analyzer.polarity_scores(text[:end])["compound"] for end in ends)]
-    return DenseScore([(end, after - before) for end, (before, after) in zip(ends, pairwise(scores), strict=True)])
+    return DenseScore(_differences(ends, scores))
+
+
+def neutrality(completions: list, **columns: Any) -> list[float | None]:
+    """Return VADER's neutral share of each completion, in [0, 1]: 1 has no word of sentiment, good or bad.
+
+    It competes with `positivity`, whose words it charges for. A completion without words scores `None`.
+
+    Source: as for `positivity`.
+
+    The score is dense: each word earns what it adds to that of the text before it, where the empty
+    text counts 1, which is earned at the end.
+    """
+    return [_neutral_share(text) for text in completion_texts(completions)]
+
+
+def _neutral_share(text: str) -> float | None:
+    ends = _ends(_TOKEN, text)
+    if not _WORD.search(text):
+        return None
+    analyzer = _vader()
+    shares = [1.0, *(analyzer.polarity_scores(text[:end])["neu"] for end in ends)]
+    return DenseScore([*_differences(ends, shares), (len(text), 1.0)])
+
+
+def _differences(ends: list[int], scores: list[float]) -> list[tuple[int, float]]:
+    return [(end, after - before) for end, (before, after) in zip(ends, pairwise(scores), strict=True)]
 
 
 def brevity(completions: list, max_words: int = 40, **columns: Any) -> list[float]:
@@ -111,7 +137,7 @@ def _vader() -> Any:
     try:
         from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
     except ImportError as error:
-        raise DependencyError("The positivity scorer needs: pip install 'trl-bonesoup[demo]'") from error
+        raise DependencyError("positivity and neutrality need: pip install 'trl-bonesoup[demo]'") from error
     return SentimentIntensityAnalyzer()
 
 
@@ -120,7 +146,7 @@ def _hyphenator() -> Any:
     try:
         import pyphen
     except ImportError as error:
-        raise DependencyError("The plainness scorer needs: pip install 'trl-bonesoup[demo]'") from error
+        raise DependencyError("plainness needs: pip install 'trl-bonesoup[demo]'") from error
     return pyphen.Pyphen(lang="en_US")
 
 

@@ -12,7 +12,7 @@ from trl_bonesoup.errors import ConfigurationError
 from trl_bonesoup.privacy import hide_tokens
 from trl_bonesoup.rewards.protocol import reward_name
 
-BUILT_IN = ("positivity", "brevity", "plainness")
+BUILT_IN = ("positivity", "neutrality", "plainness", "brevity")
 """Names of the scorers in `trl_bonesoup.rewards.offline`, which a spec may use alone."""
 
 PUBLIC = ("helpful", "harmless", "humor", "faithful_summary", "summary_quality")
@@ -26,8 +26,8 @@ def load_reward(spec: str) -> Callable[..., Any]:
     """Return the reward function that a spec names.
 
     Args:
-        spec: a built-in scorer ("positivity", "brevity", "plainness"), a public reward model
-            ("helpful", "harmless", "humor", "faithful_summary", "summary_quality") or
+        spec: a built-in scorer ("positivity", "neutrality", "plainness", "brevity"), a public
+            reward model ("helpful", "harmless", "humor", "faithful_summary", "summary_quality") or
             `module:attribute`, the name of a function or of an instance such as a
             `ClassifierReward`. Importing a module runs its code, so take specs from people, not
             from files of others.
