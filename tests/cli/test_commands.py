@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -337,6 +338,20 @@ def test_settings_that_the_trainer_does_not_take_are_told_in_a_line(
     assert "bonesoup: --set: " in shown
     assert message in shown
     assert not out.exists()
+
+
+def test_a_demo_that_is_interrupted_while_it_measures_keeps_its_answers(
+    work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = ["demo", "--model", str(work / "sft"), "--out", str(tmp_path / "demo"), "--rollouts", "1"]
+    arguments += ["--objective", "five=tiny_cli_rewards:five", "--objective", "seven=tiny_cli_rewards:seven"]
+    arguments += ["--rollout-size", "8", "--answer-tokens", "6", "--test-prompts", "4"]
+    with monkeypatch.context() as patched:
+        patched.setattr(Front, "to_json", Mock(side_effect=KeyboardInterrupt))
+        assert main(arguments) == 130
+    assert main(arguments) == 0
+    front = Front.from_json(tmp_path / "demo" / "front.json")
+    assert front.provenance["kept_answers"] == 4 * (11 + 3)  # prompts; soups, the base and the backbones
 
 
 def test_the_demo_goes_from_rewards_to_a_merged_model_that_can_be_published(

@@ -166,10 +166,11 @@ def _evaluate(arguments: argparse.Namespace, out: Path, rewards: list[Any], name
             simplex_grid(len(names)),
             max_new_tokens=arguments.answer_tokens,
             objective_names=names,
-            samples_path=out / "samples.jsonl",
             seed=arguments.seed,
+            front_path=out / "front.json",
+            samples_path=out / "samples.jsonl",
+            overwrite=True,
         )
-        front.to_json(out / "front.json")
     front.plot(out / "front.png")
     front.plot(out / "steering.png", kind="preference")
     return front

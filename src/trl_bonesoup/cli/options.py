@@ -131,8 +131,8 @@ def add_rewards(parser: argparse.ArgumentParser, *, required: bool) -> None:
         action=Repeat,
         metavar="SPEC",
         required=required,
-        help="a reward function, once per objective: [name=]module:attribute, a scorer (positivity, "
-        "neutrality, plainness, brevity) or a model from the Hub (helpful, harmless, humor, faithful_summary, summary_quality)",
+        help="a reward function, once per objective: [name=]module:attribute, a scorer (positivity, neutrality, "
+        "plainness, brevity) or a model from the Hub (helpful, harmless, humor, faithful_summary, summary_quality)",
     )
 
 
