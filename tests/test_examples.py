@@ -17,7 +17,7 @@ EXAMPLES = Path(__file__).parents[1] / "examples"
 
 def test_the_settings_of_seek_exist() -> None:
     settings = yaml.safe_load((EXAMPLES / "seek.yml").read_text())
-    assert parse_rewards(settings["reward"])[1] == ["positivity", "brevity"]
+    assert parse_rewards(settings["reward"])[1] == ["positivity", "neutrality"]
     assert set(training_settings([settings["set"]])) <= set(MultiRewardPPOConfig.__dataclass_fields__)
     assert len(read_prompts(str(EXAMPLES / "prompts.txt"))) >= settings["set"]["per_device_train_batch_size"]
 
