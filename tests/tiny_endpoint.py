@@ -52,9 +52,13 @@ class _Handler(BaseHTTPRequestHandler):
         answer = server.answer(request.get("messages", request))
         with server.lock:
             server.open -= 1
-        status, body = answer if isinstance(answer, tuple) else (200, _reply(answer, "messages" in request))
+        if not isinstance(answer, tuple):
+            answer = 200, _reply(answer, "messages" in request)
+        status, body, *headers = answer
         self.send_response(status)
         self.send_header("Content-Type", "application/json")
+        for name, value in headers:
+            self.send_header(name, value)
         self.end_headers()
         self.wfile.write(body.encode())
 

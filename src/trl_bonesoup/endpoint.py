@@ -6,6 +6,8 @@ import asyncio
 import os
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
@@ -48,7 +50,8 @@ class Endpoint:
         concurrency: conversations under way at once.
         timeout: seconds for one request.
         retries: further attempts after an error of the network or the server (5xx, 408, 409, 425,
-            429, a malformed reply), `backoff` · 2^k seconds after attempt k = 0, 1, …
+            429, a malformed reply), `backoff` · 2^k seconds after attempt k = 0, 1, …, or later if the
+            server asks for it (Retry-After), but not by more than `timeout`.
 
     Raises:
         ConfigurationError: if a setting is out of range.
@@ -163,7 +166,8 @@ class Connection:
                 if final or attempt == settings.retries:
                     # Not chained: an endpoint may repeat the key in what it says.
                     raise EndpointError(self._failure(error, attempt + 1)) from None
-                await asyncio.sleep(settings.backoff * 2**attempt)
+                asked = min(_wait_asked_for(error), settings.timeout)
+                await asyncio.sleep(max(settings.backoff * 2**attempt, asked))
         raise AssertionError("unreachable")
 
     async def _send(self, call: str, body: dict[str, Any]) -> Any:
@@ -183,6 +187,17 @@ class Connection:
         if self._key:
             text = text.replace(self._key, "<hidden>")
         return f"{self._endpoint.who} at {self._endpoint.base_url} gave no reply in {attempts} attempt(s): {text}"
+
+
+def _wait_asked_for(error: Exception) -> float:
+    """Return the seconds that a reply's Retry-After asks for, in its two forms; 0 where it has none."""
+    asked = getattr(getattr(error, "response", None), "headers", {}).get("Retry-After", "")
+    if asked.isdecimal():
+        return float(asked)
+    try:
+        return (parsedate_to_datetime(asked) - datetime.now(UTC)).total_seconds()
+    except (TypeError, ValueError):  # not a date; the first: a date that names no zone
+        return 0.0
 
 
 def chat_text(reply: Any) -> str:

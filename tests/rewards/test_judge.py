@@ -7,6 +7,8 @@ import pickle
 import threading
 import time
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from pathlib import Path
 from typing import Any
 
@@ -148,17 +150,43 @@ def test_a_failure_that_stays_stops_the_run_and_is_no_score(
     assert len(endpoint.requests) == attempts
 
 
-def test_waits_between_attempts_double(endpoint: TinyEndpoint, monkeypatch: pytest.MonkeyPatch) -> None:
-    waits: list[float] = []
+@pytest.fixture
+def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The waits between attempts, which are not waited for."""
+    seconds: list[float] = []
 
-    async def sleep(seconds: float) -> None:
-        waits.append(seconds)
+    async def sleep(wait: float) -> None:
+        seconds.append(wait)
 
     monkeypatch.setattr("trl_bonesoup.endpoint.asyncio.sleep", sleep)
+    return seconds
+
+
+def test_waits_between_attempts_double(endpoint: TinyEndpoint, waits: list[float]) -> None:
     endpoint.answer = lambda messages: (503, "{}")
     with pytest.raises(RewardError, match="in 4 attempt"):
         scores(scalar(endpoint, retries=3, backoff=0.5), ["x"])
     assert waits == [0.5, 1.0, 2.0]
+
+
+@pytest.mark.parametrize(
+    ("asked", "wait"), [("7", 7.0), ("0", 0.5), ("3600", 60.0), ("-1", 0.5), ("soon", 0.5), ("nan", 0.5), ("", 0.5)]
+)
+def test_a_server_may_ask_for_a_longer_wait(
+    endpoint: TinyEndpoint, waits: list[float], asked: str, wait: float
+) -> None:
+    endpoint.answer = lambda messages: (429, "{}", ("Retry-After", asked))
+    with pytest.raises(RewardError, match="in 2 attempt"):
+        scores(scalar(endpoint, retries=1, backoff=0.5), ["x"])
+    assert waits == [wait]
+
+
+def test_a_server_may_say_until_when_to_wait(endpoint: TinyEndpoint, waits: list[float]) -> None:
+    until = format_datetime(datetime.now(UTC) + timedelta(seconds=30), usegmt=True)
+    endpoint.answer = lambda messages: (503, "{}", ("Retry-After", until))
+    with pytest.raises(RewardError, match="in 2 attempt"):
+        scores(scalar(endpoint, retries=1, backoff=0.5), ["x"])
+    assert waits[0] == pytest.approx(30, abs=10)
 
 
 def test_a_slow_endpoint_is_not_waited_for(endpoint: TinyEndpoint) -> None:

@@ -153,7 +153,8 @@ class ScalarJudge(_Judge):
         concurrency: requests under way at once.
         timeout: seconds for one request.
         retries: further attempts after an error of the network or the server (5xx, 408, 409, 425,
-            429, a malformed reply), `backoff` · 2^k seconds after attempt k = 0, 1, …
+            429, a malformed reply), `backoff` · 2^k seconds after attempt k = 0, 1, …, or later if the
+            server asks for it (Retry-After), but not by more than `timeout`.
         max_tokens: of a reply.
         extra_body: what else the requests say, such as {"chat_template_kwargs": {…}}.
 
