@@ -100,6 +100,8 @@ def test_all_plans_train_alike() -> None:
         yaml.safe_load((FOLDER / f"{name}.yml").read_text())
         for name in ("positivity-plainness", "positivity-neutrality", "three", "dominance")
     )
+    scale = {name: neutral["set"].pop(name) for name in ("score_normalization", "score_mean", "score_std")}
+    assert scale["score_normalization"] == "fixed"  # of this pair alone
     assert plan["set"] == neutral["set"] == three["set"]
     assert {**plan["set"], "seed": 0} == selection["set"]
     assert plan["lora_r"] == neutral["lora_r"] == three["lora_r"] == selection["lora_r"]
