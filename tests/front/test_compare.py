@@ -154,6 +154,22 @@ class Killed(BaseException):
     """What no error handler catches, as a signal would be."""
 
 
+def test_metrics_count_rewards_in_the_units_that_the_settings_give(base: str, tmp_path: Path) -> None:
+    fixed = {"score_normalization": "fixed", "score_mean": [0.5, 0.25], "score_std": [0.5, 0.1], "max_steps": 2}
+    methods = [{"bone-soup": {"dominance": 0.7}}]
+    result = comparison(base, tmp_path, changes=fixed, methods=methods).run()
+    given = [{"mean": 0.5, "std": 0.5}, {"mean": 0.25, "std": 0.1}]
+    record = json.loads((tmp_path / "compare.json").read_text())
+    assert list(record["scale"].values()) == given
+    measured = front(result, "bone-soup-0.7")
+    standard = (measured.rewards_KN - [0.5, 0.25]) / [0.5, 0.1]
+    (found,) = record["methods"][0]["by_seed"]
+    assert found["inner_product"] == pytest.approx((measured.preferences_KN * standard).sum(axis=1).mean())
+    assert "in the mean and units that its settings gave" in result.table()
+    soup = SoupManifest.load(tmp_path / "bone-soup-0.7" / "seed-3")
+    assert [objective.normalization.model_dump() for objective in soup.objectives] == given
+
+
 def test_interrupted_anywhere_it_goes_on_to_the_same_end(done: Any, base: str, tmp_path: Path) -> None:
     calls, kill_at = 0, 0
 

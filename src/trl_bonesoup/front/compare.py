@@ -200,11 +200,11 @@ class Comparison:
         )
 
     def _scale(self) -> dict[str, ScoreStatistics]:
-        """Return the scale of the scores that the first seed measured; empty if scores are not normalised."""
+        """Return the scale that the first seed normalised scores by; empty if it did not."""
         from trl_bonesoup.training.policies import PolicyRun
 
-        statistics = PolicyRun.load(self._pool_folder(self.seeds[0])).statistics
-        return {} if statistics is None else dict(zip(self.objectives, statistics, strict=True))
+        scale = PolicyRun.load(self._pool_folder(self.seeds[0])).scale
+        return {} if scale is None else dict(zip(self.objectives, scale, strict=True))
 
     def _cells(self, seeds: Sequence[int] | None = None) -> list[_Cell]:
         """Return the cells of some seeds; the base, which has no seed, belongs to the first of all."""

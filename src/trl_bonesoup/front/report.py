@@ -160,6 +160,8 @@ def _units(result: ComparisonResult) -> str:
     if not result.scale:
         return ""
     entries = ", ".join(f"{name} {entry.mean:.3g} ± {entry.std:.3g}" for name, entry in result.scale.items())
+    if result.request["scores"]["normalization"] == "fixed":
+        return f"Metrics count rewards as training did, in the mean and units that its settings gave ({entries}). "
     return f"Metrics count rewards in standard deviations from the mean of the base's answers ({entries}). "
 
 

@@ -104,8 +104,8 @@ class ComparisonResult:
             one that all fronts share.
         cost: seconds, as measured.
         request: what all methods and seeds have in common.
-        scale: mean and standard deviation of the base's scores by objective, in which all metrics are
-            expressed, as training weighed them; empty to leave the units of the rewards.
+        scale: mean and standard deviation that training normalised scores by, by objective, in which all
+            metrics are expressed; empty to leave the units of the rewards.
     """
 
     folder: Path

@@ -94,6 +94,16 @@ class Run:
             and not any(is_held(lock) for lock in self.folder.glob(".lock-*"))
         )
 
+    @property
+    def scale(self) -> list[ScoreStatistics] | None:
+        """What scores are normalised by: as the settings say, or as measured; `None` if not at all, or not yet."""
+        scores = self.request["scores"]
+        if scores["normalization"] == "fixed":
+            return [
+                ScoreStatistics(mean=mean, std=std) for mean, std in zip(scores["mean"], scores["std"], strict=True)
+            ]
+        return self.statistics
+
     def agreed_scale(self, scores: FloatArray) -> tuple[list[ScoreStatistics], list[list[float]] | None]:
         """Take the scale of the scores from samples of the base model, (K, N), and record it; return it.
 
@@ -193,7 +203,7 @@ class Run:
             steps: optimizer steps of each.
         """
         request = self.request
-        scales: Sequence[ScoreStatistics | None] = self.statistics or [None] * len(request["objectives"])
+        scales: Sequence[ScoreStatistics | None] = self.scale or [None] * len(request["objectives"])
         return SoupManifest(
             base_model=BaseModelRef(**request["base_model"]),
             objectives=tuple(
