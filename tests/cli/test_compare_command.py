@@ -100,8 +100,12 @@ def test_all_plans_train_alike() -> None:
         yaml.safe_load((FOLDER / f"{name}.yml").read_text())
         for name in ("positivity-plainness", "positivity-neutrality", "three", "dominance")
     )
-    scale = {name: neutral["set"].pop(name) for name in ("score_normalization", "score_mean", "score_std")}
-    assert scale["score_normalization"] == "fixed"  # of this pair alone
+    units = []
+    for balanced in (neutral, three):  # where neutrality is, the units of scores are given
+        assert balanced["set"].pop("score_normalization") == "fixed"
+        given = zip(balanced["set"].pop("score_mean"), balanced["set"].pop("score_std"), strict=True)
+        units.append(dict(zip(balanced["reward"], given, strict=True)))
+    assert units[0].items() <= units[1].items()
     assert plan["set"] == neutral["set"] == three["set"]
     assert {**plan["set"], "seed": 0} == selection["set"]
     assert plan["lora_r"] == neutral["lora_r"] == three["lora_r"] == selection["lora_r"]
