@@ -36,8 +36,14 @@ def measured(slug: str, by_seed: list[list[list[float]]], preferences: Any = GRI
     return MethodResult(next(method for method in methods if method.slug == slug), fronts, scores)
 
 
-def compared(*methods: MethodResult, seeds: int = 1, reference: Any = None, scale: Any = None) -> ComparisonResult:
-    request = {"answers": {"samples_per_prompt": 1}, "test_prompts": {"rows": 4}}
+def compared(
+    *methods: MethodResult, seeds: int = 1, reference: Any = None, scale: Any = None, normalization: str = "running"
+) -> ComparisonResult:
+    request = {
+        "answers": {"samples_per_prompt": 1},
+        "test_prompts": {"rows": 4},
+        "scores": {"normalization": normalization},
+    }
     return ComparisonResult(
         folder=Path("nowhere"), objectives=("a", "b"), measured=methods, seeds=list(range(seeds)), steps_per_policy=10,
         against="rewarded-soups", given_reference=reference, cost={}, request=request, scale=scale or {},
@@ -173,5 +179,9 @@ def test_metrics_count_rewards_in_deviations_of_the_base() -> None:
     estimates = result.estimates(result.methods[1])
     assert estimates["inner_product"].value == pytest.approx(found[1]["inner_product"])
     assert comparison_record(compared(*methods, scale=scale))["reference"] == {"a": -1.0, "b": -1.0}  # as rewards are
-    assert "(a 1 ± 2, b 0 ± 10). Hypervolumes are above a 0, b 0" in result.table()
+    assert "deviations from the mean of the base's answers (a 1 ± 2, b 0 ± 10). Hypervolumes are above a 0, b 0" in (
+        result.table()
+    )
+    fixed = compared(*methods, scale=scale, normalization="fixed")
+    assert "in the mean and units that its settings gave (a 1 ± 2, b 0 ± 10)." in fixed.table()
     assert result.measured[1].mean_front().rewards_KN == pytest.approx(np.array(HIGH))  # figures, too

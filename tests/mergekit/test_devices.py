@@ -5,6 +5,7 @@ takes tensors of one device. mergekit's engine for several accelerators runs her
 """
 
 import contextlib
+import time
 import types
 
 import pytest
@@ -82,7 +83,11 @@ def test_mergekit_moves_the_inputs_of_this_method_to_the_accelerator():
 
 @pytest.fixture
 def two_devices(monkeypatch):
-    """Let mergekit's engine for several accelerators see two, both of which are the CPU."""
+    """Let mergekit's engine for several accelerators see two, both of which are the CPU.
+
+    Results that its progress thread has not taken when the last device is synchronized are lost to it, and the merge
+    fails. Here nothing is synchronized, so that a worker has to wait for that thread.
+    """
     from mergekit import multigpu_executor
 
     monkeypatch.setattr(multigpu_executor, "get_torch_accelerator_type", lambda: "cpu")
@@ -101,7 +106,9 @@ def test_the_engine_for_several_accelerators(config, merge, two_devices, monkeyp
 
     def spy(self, task_list, cached_values, device, quiet):
         seen[device] = sum(isinstance(handle.task(), ExecuteMergeMethodTask) for handle in task_list)
-        return worker(self, task_list, cached_values, device, quiet)
+        worker(self, task_list, cached_values, device, quiet)
+        while not self.task_completion_queue.empty():  # see two_devices
+            time.sleep(0.001)
 
     monkeypatch.setattr(MultiGPUExecutor, "_device_worker", spy)
     assert_same_bits(merge(config, multi_gpu=True, **options), plain)
