@@ -77,12 +77,12 @@ def parsed(*argv: str) -> argparse.Namespace:
 
 @pytest.mark.parametrize(
     ("name", "policies", "preferences"),
-    [("positivity-plainness", 9, 11), ("positivity-neutrality", 9, 11), ("three", 12, 21)],
+    [("positivity-plainness", 13, 11), ("positivity-neutrality", 9, 11), ("three", 12, 21)],
 )
 def test_every_plan_is_valid_and_shares_its_policies(
     name: str, policies: int, preferences: int, tmp_path: Path
 ) -> None:
-    """Of a pair: 2 of Rewarded Soups, 6 of Bone Soup, and MORLHF's for (.5, .5)."""
+    """Of a pair: 2 of Rewarded Soups, 6 of Bone Soup, MORLHF's for (.5, .5), and 2 of each random B."""
     given = ["--config", str(FOLDER / f"{name}.yml"), "--model", "no/such-model", "--output-dir", str(tmp_path)]
     plan = compare.comparison_from(parsed(*given))
     assert len(plan.mixtures) == policies
